@@ -290,4 +290,7 @@ typedef struct tg_kernels {
 
   tg_status (*sgd)(const tg_sgd_desc*, void* p, const void* g, void* buffer, const tg_ctx*);
   tg_status (*adam)(const tg_adam_desc*, void* p, const void* g, void* m, void* v, const tg_ctx*);
+
+  /* What this thread's last kTgDeviceError was, as a sentence; never NULL where it is given. NULL where devices cannot fail. */
+  const char* (*last_error)(void);
 } tg_kernels;
