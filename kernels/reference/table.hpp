@@ -67,6 +67,7 @@ inline constexpr tg_kernels kTable = {
     .batch_norm_grad_apply = entry<batch_norm_grad_apply<float>, batch_norm_grad_apply<double>>,
     .sgd = entry<sgd<float>, sgd<double>>,
     .adam = entry<adam<float>, adam<double>>,
+    .last_error = nullptr,
 };
 
 }  // namespace reference
