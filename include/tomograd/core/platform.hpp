@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: MIT
+// Copyright The tomograd authors
+//
+// What differs between operating systems: process identity (a forked child must not use its parent's threads), usable cores, a
+// pause for short spins. POSIX and x86 names stay in this file.
+#pragma once
+
+#include <cstdint>
+#include <thread>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <unistd.h>
+#endif
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
+#include "config.hpp"
+
+namespace tomograd::inline TOMOGRAD_ABI::detail {
+
+inline std::int64_t process_id() noexcept {
+#if defined(__unix__) || defined(__APPLE__)
+  return getpid();
+#else
+  return 0;
+#endif
+}
+
+/// Cores this process may run on (its affinity, not the machine's size).
+inline int usable_cores() noexcept {
+#if defined(__linux__)
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0) return CPU_COUNT(&set);
+#endif
+  const unsigned n = std::thread::hardware_concurrency();
+  return n > 0 ? static_cast<int>(n) : 1;
+}
+
+inline void spin_pause() noexcept {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+}  // namespace tomograd::inline TOMOGRAD_ABI::detail
