@@ -2,20 +2,23 @@
 // Copyright The tomograd authors
 //
 // tomograd::compiled: the bodies of everything the headers declare as TOMOGRAD_INLINE (see abi.h), under the one fixed ABI name.
-// The only file of kernels/ that looks up into include/tomograd: it is the engine's translation unit, and no kernel includes it.
+// The devices' kernels are compiled beside this file, in compiled/, so that both cores of a small machine have work: here they are
+// only declared. This is the one file of kernels/ that looks up into include/tomograd, and no kernel includes it.
 #if !defined(TOMOGRAD_COMPILED) || !defined(TOMOGRAD_COMPILED_SOURCE)
 #error "built with TOMOGRAD_COMPILED and TOMOGRAD_COMPILED_SOURCE only: link tomograd::compiled"
 #endif
 
-#if __has_include("reference/table.hpp")
+#include "abi.h"
+#undef TOMOGRAD_BODIES
+#define TOMOGRAD_BODIES 0
+#include "cpu/table.hpp"
 #include "reference/table.hpp"
-#endif
-#if __has_include("cpu/all.inl")
-#include "cpu/all.inl"
-#endif
 #if __has_include("simt/table.hpp")
 #include "simt/table.hpp"
 #endif
+#undef TOMOGRAD_BODIES
+#define TOMOGRAD_BODIES 1
+
 #include <tomograd/core/error.hpp>
 #if __has_include(<tomograd/tomograd.hpp>)
 #include <tomograd/tomograd.hpp>

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: MIT
+# Copyright The tomograd authors
+#
+# A stranger's CMakeLists.txt; WAY says how tomograd comes in, SOURCE where it lies.
+cmake_minimum_required(VERSION 3.25)
+project(stranger LANGUAGES CXX)
+if(WAY STREQUAL "subdirectory")
+  add_subdirectory("${SOURCE}" tomograd EXCLUDE_FROM_ALL)
+elseif(WAY STREQUAL "fetch")
+  include(FetchContent)
+  FetchContent_Declare(tomograd SOURCE_DIR "${SOURCE}" EXCLUDE_FROM_ALL)
+  FetchContent_MakeAvailable(tomograd)
+else()
+  find_package(tomograd 0.1 REQUIRED)
+endif()
+add_executable(app app.cpp)
+target_link_libraries(app PRIVATE tomograd::${TARGET})
+foreach(leaked TOMOGRAD_TESTS TOMOGRAD_EXAMPLES TOMOGRAD_BENCHMARKS TOMOGRAD_INSTALL)
+  if(${leaked})
+    message(FATAL_ERROR "${leaked} is on in somebody else's project")
+  endif()
+endforeach()
+foreach(target tomograd::tomograd tomograd::compiled)
+  get_target_property(options ${target} INTERFACE_COMPILE_OPTIONS)
+  if(options MATCHES "-W|-O|-m")
+    message(FATAL_ERROR "${target} hands its own compiler flags to its users: ${options}")
+  endif()
+endforeach()
