@@ -18,12 +18,8 @@
 
 namespace tomograd::inline TOMOGRAD_ABI::kernels {
 
-struct Philox4x32 {
-  uint32_t word[4];
-};
-
 /* Key: seed, low word first. Counter: low, then high, each low word first. */
-TG_HOST_DEVICE inline Philox4x32 philox4x32_10(uint64_t seed, uint64_t low, uint64_t high = 0) {
+TG_HOST_DEVICE inline void philox4x32_10(uint64_t seed, uint64_t low, uint64_t high, uint32_t* out) {
   uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
   uint32_t c0 = static_cast<uint32_t>(low), c1 = static_cast<uint32_t>(low >> 32);
   uint32_t c2 = static_cast<uint32_t>(high), c3 = static_cast<uint32_t>(high >> 32);
@@ -37,7 +33,7 @@ TG_HOST_DEVICE inline Philox4x32 philox4x32_10(uint64_t seed, uint64_t low, uint
     k0 += 0x9E3779B9u;
     k1 += 0xBB67AE85u;
   }
-  return {{c0, c1, c2, c3}};
+  out[0] = c0, out[1] = c1, out[2] = c2, out[3] = c3;
 }
 
 }  // namespace tomograd::inline TOMOGRAD_ABI::kernels
