@@ -55,7 +55,10 @@ TEST(Csv, ErrorsNameLineAndRemedy) {
   EXPECT_NE(message("a, a\n").find("two columns are named \"a\""), std::string::npos);
   EXPECT_NE(message("").find("is empty"), std::string::npos);
   EXPECT_NE(message(std::string_view("a\0b\n", 4)).find("zero bytes"), std::string::npos);
-  EXPECT_NE(message("\xff\xfe" "a").find("UTF-16"), std::string::npos);
+  EXPECT_NE(message("\xff\xfe"
+                    "a")
+                .find("UTF-16"),
+            std::string::npos);
   try {
     (void)tg::data::parse_csv("id,x\n", "t.csv").column("y");
     FAIL();

@@ -70,8 +70,7 @@ inline std::string join(const std::vector<std::string>& names, std::string_view 
 
 TOMOGRAD_INLINE std::size_t Csv::column(std::string_view wanted) const {
   const auto at = std::find(columns.begin(), columns.end(), wanted);
-  if (at == columns.end())
-    fail(name + ": no column \"" + std::string(wanted) + "\"", "the columns are " + data::detail::join(columns));
+  if (at == columns.end()) fail(name + ": no column \"" + std::string(wanted) + "\"", "the columns are " + data::detail::join(columns));
   return static_cast<std::size_t>(at - columns.begin());
 }
 
@@ -79,8 +78,7 @@ TOMOGRAD_INLINE Csv parse_csv(std::string_view text, std::string name, const Csv
   Csv csv;
   csv.name = std::move(name);
   if (text.starts_with("\xef\xbb\xbf")) text.remove_prefix(3);
-  if (text.starts_with("\xff\xfe") || text.starts_with("\xfe\xff"))
-    fail(csv.name + ": is UTF-16", "save it as \"CSV UTF-8\"");
+  if (text.starts_with("\xff\xfe") || text.starts_with("\xfe\xff")) fail(csv.name + ": is UTF-16", "save it as \"CSV UTF-8\"");
   if (text.find('\0') != std::string_view::npos) fail(csv.name + ": holds zero bytes, it is not a text table");
   std::size_t line = 1;
   bool header = true;
