@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: MIT
+// Copyright The tomograd authors
+//
+// Convolution and its two gradients as implicit GEMM (gemm.inl): patches are copied tile by tile into the first-level cache, never into a
+// whole im2col buffer. 2 N P Q K R S C/groups flops each. Letters as in api.h: input N,H,W,C; filter K,R,S,C; output N,P,Q,K.
+//   forward      y (NPQ, K)   = patches of x (NPQ, RSC) filter^T
+//   grad data    dx (NHW, C)  = patches of dy (…, taps K) filter, once per residue (h mod stride_h, w mod stride_w): each meets its own
+//   taps grad filter  dw (K, RSC)  = dy^T (K, NPQ) patches of x (NPQ, RSC), in blocks of kKc pixels
+// Groups are independent products. Depthwise goes to conv_direct.inl.
+
+namespace conv {
+
+using gemm::blocks_of;
+using gemm::least;
+using gemm::most;
+
+TG_FORCEINLINE bool depthwise(const tg_conv_desc& d) noexcept { return d.groups == d.c && d.groups == d.k; }
+TG_FORCEINLINE tg_conv_algorithm algorithm(const tg_conv_desc& d) noexcept {
+  if (d.algorithm != kTgConvAuto) return d.algorithm;
+  return depthwise(d) && d.groups > 1 ? kTgConvDirect : kTgConvImplicitGemm;
+}
+TG_FORCEINLINE bool supported(const tg_conv_desc& d) noexcept {
+  if (d.dtype != kTgFloat32) return false;
+  return algorithm(d) == kTgConvImplicitGemm || (algorithm(d) == kTgConvDirect && depthwise(d));
+}
+
+TG_FORCEINLINE gemm::Patches input_patches(const tg_conv_desc& d, const float* x, int64_t channels) noexcept {
+  gemm::Patches p{x,          d.h,         d.w,          d.c,          channels, d.p, d.q, d.stride_h, d.stride_w,
+                  -d.pad_top, -d.pad_left, d.dilation_h, d.dilation_w, d.r,      d.s, 1,   1,          1};
+  p.merge();
+  return p;
+}
+
+// Grad data, along one axis: the taps that reach input positions i0, i0 + stride, …, last first so that the offsets in dy ascend:
+// tap first + a*step reads dy at cell + offset + a*next.
+struct Axis {
+  int64_t cells, first, step, count, offset, next;
+};
+TG_FORCEINLINE Axis axis(int64_t i0, int64_t size, int64_t stride, int64_t dilation, int64_t pad, int64_t taps) noexcept {
+  Axis x{blocks_of(size - i0, stride), 0, 0, 0, 0, 1};
+  int64_t low = 0;
+  for (int64_t r = 0; r < taps; ++r) {
+    if ((i0 + pad - r * dilation) % stride != 0) continue;
+    if (x.count == 0) low = r;
+    if (x.count == 1) x.step = low - r;
+    x.first = r;
+    ++x.count;
+  }
+  x.offset = (i0 + pad - x.first * dilation) / stride;
+  x.next = x.count > 1 ? -x.step * dilation / stride : 1;
+  return x;
+}
+
+// Filter (K,R,S,C/groups) -> per group, panels of output channels over (r,s,c).
+inline void pack_filter(const tg_conv_desc& d, const float* filter, float* packed, const tg_ctx* ctx) noexcept {
+  struct Job {
+    const float* filter;
+    float* packed;
+    int64_t k, n, panels;
+  };
+  const int64_t per_group = d.k / d.groups;
+  Job job{filter, packed, d.r * d.s * (d.c / d.groups), per_group, blocks_of(per_group, gemm::kNr)};
+  ctx->parallel_for(
+      ctx->pool, d.groups * job.panels,
+      [](void* p, int64_t index, int32_t) {
+        const Job& j = *static_cast<const Job*>(p);
+        const int64_t g = index / j.panels, n0 = index % j.panels * gemm::kNr;
+        gemm::pack_columns(j.filter + (g * j.n + n0) * j.k, j.k, j.k, least(gemm::kNr, j.n - n0), j.packed + index * j.k * gemm::kNr);
+      },
+      &job);
+}
+
+// The same for grad data: panels of input channels over (taps of the class, k).
+struct ClassJob {
+  const tg_conv_desc* d;
+  const float* filter;
+  float* packed;
+  Axis h, w;
+  int64_t panels;
+};
+inline void pack_class(ClassJob& job, const tg_ctx* ctx) noexcept {
+  ctx->parallel_for(
+      ctx->pool, job.d->groups * job.panels,
+      [](void* p, int64_t index, int32_t) {
+        const ClassJob& j = *static_cast<const ClassJob*>(p);
+        const tg_conv_desc& d = *j.d;
+        const int64_t c = d.c / d.groups, k = d.k / d.groups, row = d.r * d.s * c;
+        const int64_t g = index / j.panels, c0 = index % j.panels * gemm::kNr;
+        float* to = j.packed + index * j.h.count * j.w.count * k * gemm::kNr;
+        for (int64_t a = 0; a < j.h.count; ++a) {
+          for (int64_t b = 0; b < j.w.count; ++b, to += k * gemm::kNr) {
+            const int64_t tap = (j.h.first + a * j.h.step) * d.s + j.w.first + b * j.w.step;
+            gemm::pack_rows(j.filter + g * k * row + tap * c + c0, row, k, least(gemm::kNr, c - c0), to);
+          }
+        }
+      },
+      &job);
+}
+
+// Statistics of the chunks, merged in order: mean and m2 are [chunk][k].
+struct MomentsJob {
+  const float* y;
+  float* chunk_mean;
+  float* chunk_m2;
+  float* mean;
+  float* var;
+  int64_t rows, k;
+};
+inline void merge_moments(MomentsJob& job, const tg_ctx* ctx) noexcept {
+  constexpr int64_t kColumns = 64;
+  ctx->parallel_for(
+      ctx->pool, blocks_of(job.k, kColumns),
+      [](void* p, int64_t index, int32_t) {
+        const MomentsJob& j = *static_cast<const MomentsJob*>(p);
+        const int64_t k0 = index * kColumns;
+        for_lanes(least(kColumns, j.k - k0), [&](int64_t i, auto lanes) TG_LAMBDA {
+          V mean = V::zero(), m2 = V::zero();
+          for (int64_t chunk = 0, done = 0; done < j.rows; ++chunk) {
+            const int64_t rows = least(gemm::kChunk, j.rows - done), at = chunk * j.k + k0 + i, all = done + rows;
+            const V delta = V::load(j.chunk_mean + at, lanes) - mean;
+            const double part = static_cast<double>(rows) / static_cast<double>(all);
+            mean = fma(delta, V::all(static_cast<float>(part)), mean);
+            m2 = fma(delta * delta, V::all(static_cast<float>(part * static_cast<double>(done))), m2 + V::load(j.chunk_m2 + at, lanes));
+            done = all;
+          }
+          mean.store(j.mean + k0 + i, lanes);
+          (m2 / V::all(static_cast<float>(most(1, j.rows)))).store(j.var + k0 + i, lanes);
+        });
+      },
+      &job);
+}
+inline void all_chunk_moments(MomentsJob& job, const tg_ctx* ctx) noexcept {
+  ctx->parallel_for(
+      ctx->pool, blocks_of(job.rows, gemm::kChunk),
+      [](void* p, int64_t index, int32_t) {
+        const MomentsJob& j = *static_cast<const MomentsJob*>(p);
+        const int64_t m0 = index * gemm::kChunk;
+        gemm::chunk_moments(j.y + m0 * j.k, least(gemm::kChunk, j.rows - m0), j.k, j.k, j.chunk_mean + index * j.k,
+                            j.chunk_m2 + index * j.k);
+      },
+      &job);
+}
+
+// Grad filter: workers take rectangles of dw, (rows of K) x (panels of RSC), each with its whole reduction.
+constexpr int64_t kFilterPanels = gemm::kMaxCols / gemm::kNr;
+struct FilterJob {
+  gemm::Patches x;
+  const float* dy;
+  float* dfilter;
+  float* scratch;  // per worker [kFilterPanels][kKc][kNr]
+  int64_t pixels, pitch, k, groups;
+  int64_t row_blocks, rows_per_block, col_blocks, panels_per_block;
+};
+inline void split(FilterJob& job, int32_t workers) noexcept {
+  const int64_t panels = blocks_of(job.x.columns(), gemm::kNr), tiles = blocks_of(job.k, gemm::kMr);
+  int64_t cols = blocks_of(panels, kFilterPanels), rows = 1;
+  // Narrower blocks copy dy more often, shorter ones copy x more often; the latter costs more.
+  while (job.groups * cols * rows < (workers > 1 ? 2 * workers : 1) && (cols < blocks_of(panels, 4) || rows < blocks_of(tiles, 4))) {
+    if (cols < blocks_of(panels, 4)) {
+      ++cols;
+    } else {
+      ++rows;
+    }
+  }
+  job.panels_per_block = blocks_of(panels, cols);
+  job.col_blocks = blocks_of(panels, job.panels_per_block);
+  job.rows_per_block = blocks_of(tiles, rows) * gemm::kMr;
+  job.row_blocks = blocks_of(job.k, job.rows_per_block);
+}
+inline void grad_filter_block(const FilterJob& job, int64_t index, float* panels) noexcept {
+  using namespace gemm;
+  alignas(64) float a[kKc * kColStride];
+  const int64_t row0 = index % job.row_blocks * job.rows_per_block, row1 = least(job.k, row0 + job.rows_per_block);
+  const int64_t col0 = index / job.row_blocks % job.col_blocks * job.panels_per_block * kNr;
+  const int64_t columns = job.x.columns(), col1 = least(columns, col0 + job.panels_per_block * kNr);
+  const int64_t g = index / (job.row_blocks * job.col_blocks);
+  Patches x = job.x;
+  x.image += g * x.channels;
+  const float* dy = job.dy + g * job.k;
+  float* dfilter = job.dfilter + g * job.k * columns;
+  for (int64_t m0 = 0;;) {
+    const int64_t pixels = least(kKc, job.pixels - m0);
+    float* panel = panels;
+    for (int64_t n = col0; n < col1; n += kNr, panel += kKc * kNr) {
+      const int64_t cols = least(kNr, col1 - n);
+      gather(x, m0, pixels, n, n + cols, panel, kNr);
+      for (int64_t s = 0; cols < kNr && s < pixels; ++s) zero_floats(panel + s * kNr + cols, kNr - cols);
+    }
+    for (int64_t k = row0; k < row1; k += kMr) {
+      const int64_t rows = least(kMr, row1 - k);
+      for (int64_t s = 0; s < pixels; ++s) {
+        const float* from = dy + (m0 + s) * job.pitch + k;
+        for (int64_t i = 0; i < kMr; i += kLanes) load_c(from + i, rows - i).store(a + s * kColStride + i);
+      }
+      int64_t offset[kMr];
+      for (int64_t i = 0; i < rows; ++i) offset[i] = (k + i) * columns;
+      panel = panels;
+      for (int64_t n = col0; n < col1; n += kNr, panel += kKc * kNr) {
+        any_tile<true>(pixels, a, panel, {dfilter + n, offset, rows, least(kNr, col1 - n), m0 > 0, nullptr});
+      }
+    }
+    m0 += pixels;
+    if (m0 >= job.pixels) return;
+  }
+}
+
+}  // namespace conv
+
+inline tg_conv_algorithm conv2d_choose(const tg_conv_desc* d, tg_conv_pass) noexcept { return conv::algorithm(*d); }
+
+inline int64_t conv2d_packed_bytes(const tg_conv_desc* d) noexcept {
+  const int64_t floats = conv::algorithm(*d) == kTgConvDirect
+                             ? d->r * d->s * d->c
+                             : d->groups * gemm::padded(d->k / d->groups) * d->r * d->s * (d->c / d->groups);
+  return floats * static_cast<int64_t>(sizeof(float));
+}
+
+inline tg_status conv2d_pack(const tg_conv_desc* d, const void* filter, void* packed, const tg_ctx* ctx) noexcept {
+  if (!conv::supported(*d)) return kTgUnsupported;
+  const auto* from = static_cast<const float*>(filter);
+  auto* to = static_cast<float*>(packed);
+  if (conv::algorithm(*d) == kTgConvDirect) {
+    direct::pack(from, d->c, d->r, d->s, 0, 1, d->r, 0, 1, d->s, to);
+  } else {
+    conv::pack_filter(*d, from, to, ctx);
+  }
+  return kTgOk;
+}
+
+// Bytes of scratch for kTgOpConv2d, …WithMoments, …GradData, …GradFilter (a tg_conv_desc) and kTgOpMatmul (a tg_matmul_desc).
+inline int64_t conv_workspace(tg_op op, const void* desc, int32_t workers) noexcept {
+  if (op == kTgOpMatmul) return matmul_workspace(static_cast<const tg_matmul_desc*>(desc));
+  const tg_conv_desc& d = *static_cast<const tg_conv_desc*>(desc);
+  const bool is_direct = conv::algorithm(d) == kTgConvDirect;
+  int64_t floats = 0;
+  if (op == kTgOpConv2dWithMoments) floats = 2 * d.k * gemm::blocks_of(d.n * d.p * d.q, gemm::kChunk);
+  if (op == kTgOpConv2dGradData) floats = d.r * d.s * d.k * (is_direct ? 1 : gemm::padded(d.c / d.groups));
+  if (op == kTgOpConv2dGradFilter && !is_direct) floats = workers * conv::kFilterPanels * gemm::kKc * gemm::kNr;
+  return floats * static_cast<int64_t>(sizeof(float));
+}
+
+inline tg_status conv2d(const tg_conv_desc* desc, const tg_conv_args* args, const tg_ctx* ctx) noexcept {
+  const tg_conv_desc& d = *desc;
+  if (!conv::supported(d)) return kTgUnsupported;
+  const int64_t m = d.n * d.p * d.q;
+  auto* y = static_cast<float*>(args->y);
+  conv::MomentsJob moments{y, nullptr, nullptr, static_cast<float*>(args->mean), static_cast<float*>(args->var), m, d.k};
+  if (args->mean) {
+    moments.chunk_mean = static_cast<float*>(ctx->workspace);
+    moments.chunk_m2 = moments.chunk_mean + gemm::blocks_of(m, gemm::kChunk) * d.k;
+  }
+  const gemm::Epilogue epilogue{static_cast<const float*>(args->bias), static_cast<const float*>(args->residual),
+                                d.activation == kTgActRelu};
+  const auto* x = static_cast<const float*>(args->x);
+  const auto* packed = static_cast<const float*>(args->packed);
+  if (conv::algorithm(d) == kTgConvDirect) {
+    direct::Job job{conv::input_patches(d, x, d.c), packed, y, {d.p, d.q, d.k, d.p, d.q, 1, 1, 0, 0}, epilogue};
+    direct::run(job, d.n, ctx);
+    if (args->mean) conv::all_chunk_moments(moments, ctx);
+  } else {
+    gemm::Product p{};
+    p.batch = d.groups;
+    p.m = m;
+    p.n = d.k / d.groups;
+    p.patches = conv::input_patches(d, x, d.c / d.groups);
+    p.k = p.patches.columns();
+    p.a_batch = d.c / d.groups;
+    p.panels = packed;
+    p.c = y;
+    p.cells = gemm::dense_rows(d.k);
+    p.c_batch = p.n;
+    p.epilogue = epilogue;
+    p.bias_batch = p.n;
+    p.mean = moments.chunk_mean;
+    p.m2 = moments.chunk_m2;
+    gemm::run(p, ctx);
+  }
+  if (args->mean) conv::merge_moments(moments, ctx);
+  return kTgOk;
+}
+
+inline tg_status conv2d_grad_data(const tg_conv_desc* desc, const void* filter, const void* dy, void* dx, const tg_ctx* ctx) noexcept {
+  const tg_conv_desc& d = *desc;
+  if (!conv::supported(d)) return kTgUnsupported;
+  if (d.n == 0) return kTgOk;
+  const auto* w = static_cast<const float*>(filter);
+  auto* packed = static_cast<float*>(ctx->workspace);
+  const int64_t c = d.c / d.groups, k = d.k / d.groups;
+  for (int64_t i0 = 0; i0 < gemm::least(d.stride_h, d.h); ++i0) {
+    for (int64_t j0 = 0; j0 < gemm::least(d.stride_w, d.w); ++j0) {
+      const conv::Axis h = conv::axis(i0, d.h, d.stride_h, d.dilation_h, d.pad_top, d.r);
+      const conv::Axis v = conv::axis(j0, d.w, d.stride_w, d.dilation_w, d.pad_left, d.s);
+      gemm::Patches patches{static_cast<const float*>(dy),
+                            d.p,
+                            d.q,
+                            d.k,
+                            k,
+                            h.cells,
+                            v.cells,
+                            1,
+                            1,
+                            h.offset,
+                            v.offset,
+                            h.next,
+                            v.next,
+                            h.count,
+                            v.count,
+                            1,
+                            1,
+                            1};
+      patches.merge();
+      const gemm::Cells cells{d.h, d.w, d.c, h.cells, v.cells, d.stride_h, d.stride_w, i0, j0};
+      if (conv::algorithm(d) == kTgConvDirect) {
+        direct::pack(w, d.c, d.r, d.s, h.first, h.step, h.count, v.first, v.step, v.count, packed);
+        direct::Job job{patches, packed, static_cast<float*>(dx), cells, {}};
+        direct::run(job, d.n, ctx);
+        continue;
+      }
+      conv::ClassJob pack{&d, w, packed, h, v, gemm::blocks_of(c, gemm::kNr)};
+      conv::pack_class(pack, ctx);
+      gemm::Product p{};
+      p.batch = d.groups;
+      p.m = d.n * h.cells * v.cells;
+      p.n = c;
+      p.patches = patches;
+      p.k = patches.columns();
+      p.a_batch = k;
+      p.panels = packed;
+      p.c = static_cast<float*>(dx);
+      p.cells = cells;
+      p.c_batch = c;
+      gemm::run(p, ctx);
+    }
+  }
+  return kTgOk;
+}
+
+inline tg_status conv2d_grad_filter(const tg_conv_desc* desc, const void* x, const void* dy, void* dfilter, const tg_ctx* ctx) noexcept {
+  const tg_conv_desc& d = *desc;
+  if (!conv::supported(d)) return kTgUnsupported;
+  if (conv::algorithm(d) == kTgConvDirect) {
+    direct::grad_filter(desc, static_cast<const float*>(x), static_cast<const float*>(dy), static_cast<float*>(dfilter), ctx);
+    return kTgOk;
+  }
+  conv::FilterJob job{};
+  job.x = conv::input_patches(d, static_cast<const float*>(x), d.c / d.groups);
+  job.dy = static_cast<const float*>(dy);
+  job.dfilter = static_cast<float*>(dfilter);
+  job.scratch = static_cast<float*>(ctx->workspace);
+  job.pixels = d.n * d.p * d.q;
+  job.pitch = d.k;
+  job.k = d.k / d.groups;
+  job.groups = d.groups;
+  conv::split(job, ctx->workers);
+  ctx->parallel_for(
+      ctx->pool, job.groups * job.row_blocks * job.col_blocks,
+      [](void* p, int64_t index, int32_t worker) {
+        const conv::FilterJob& j = *static_cast<const conv::FilterJob*>(p);
+        conv::grad_filter_block(j, index, j.scratch + worker * conv::kFilterPanels * gemm::kKc * gemm::kNr);
+      },
+      &job);
+  return kTgOk;
+}
