@@ -27,7 +27,8 @@ namespace detail {
 
 /// A filter in the form a kernel likes, kept beside the value it was made from.
 struct Packed {
-  std::string key;  // device, algorithm and shape that asked for it
+  const tg_kernels* table;  // who packed it, how, and of which value
+  tg_conv_algorithm algorithm;
   std::uint64_t version;
   std::shared_ptr<Storage> bytes;
 };
@@ -39,6 +40,7 @@ struct TensorBody {
   Device device;
   std::shared_ptr<Storage> storage;  // null: only the shape was kept
   bool requires_grad = false;
+  bool keep_packed = false;  // a parameter: its packed forms are worth keeping
   std::shared_ptr<TensorBody> grad;
   std::mutex packed_mutex;
   std::vector<Packed> packed;
@@ -124,6 +126,7 @@ class Tensor {
   Tensor& set_requires_grad(bool value) {
     if (value && !is_floating(dtype())) fail(std::string("set_requires_grad: ") + dtype_name(dtype()) + " has no gradient");
     body().requires_grad = value;
+    body().keep_packed = true;
     return *this;
   }
   /// The gradient that backward() left here; no tensor before.

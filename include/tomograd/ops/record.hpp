@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: MIT
+// Copyright The tomograd authors
+//
+// Every public op ends by handing an OpCall to this thread's recorder, if there is one. Tape (gradients) and Tracer (graphs) are the
+// two recorders; ops, modules and models know neither.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "../core/tensor.hpp"
+
+namespace tomograd::inline TOMOGRAD_ABI {
+
+using Attribute = std::variant<std::int64_t, double, std::vector<std::int64_t>>;
+
+/// One op as it was called: enough to differentiate it or to run it again.
+struct OpCall {
+  const char* op;              // the public name; a literal
+  std::vector<Tensor> inputs;  // an absent optional input is an empty Tensor
+  std::vector<Tensor> outputs;
+  std::vector<std::pair<const char*, Attribute>> attributes;
+  std::vector<Tensor> saved = {};  // by-products the backward pass needs (indices, batch statistics)
+
+  /// Throws Error when there is none of that name.
+  const Attribute& find(std::string_view name) const {
+    for (const auto& [key, value] : attributes)
+      if (name == key) return value;
+    fail(std::string(op) + ": has no attribute '" + std::string(name) + "'");
+  }
+  std::int64_t integer(std::string_view name) const { return std::get<std::int64_t>(find(name)); }
+  double number(std::string_view name) const { return std::get<double>(find(name)); }
+  const std::vector<std::int64_t>& integers(std::string_view name) const { return std::get<std::vector<std::int64_t>>(find(name)); }
+};
+
+class Recorder {
+ public:
+  virtual void record(OpCall call) = 0;
+
+ protected:
+  ~Recorder() = default;
+};
+
+namespace detail {
+inline Recorder*& current_recorder() {
+  thread_local Recorder* recorder = nullptr;
+  return recorder;
+}
+}  // namespace detail
+
+/// This thread's recorder, or null.
+inline Recorder* recorder() { return detail::current_recorder(); }
+
+/// While it lives, this thread's ops are not recorded.
+class NoRecord {
+ public:
+  NoRecord() : before_(std::exchange(detail::current_recorder(), nullptr)) {}
+  ~NoRecord() { detail::current_recorder() = before_; }
+  NoRecord(const NoRecord&) = delete;
+  NoRecord& operator=(const NoRecord&) = delete;
+
+ private:
+  Recorder* before_;
+};
+
+}  // namespace tomograd::inline TOMOGRAD_ABI
