@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: MIT
+// Copyright The tomograd authors
+//
+// The table of the device "cuda", and the one symbol that this library exports: tg_cuda_get_api. nvcc compiles this file; programs
+// compiled by g++ alone link it, or load it at run time. Works on the current device of the calling thread.
+#include <cstdarg>
+#include <cstdio>
+
+#include "table.cuh"
+
+namespace tomograd::inline TOMOGRAD_ABI::kernels::cuda {
+namespace {
+
+tg_status allocate(std::int64_t bytes, void** out) {
+  *out = nullptr;
+  const cudaError_t e = cudaMalloc(out, static_cast<std::size_t>(bytes > 0 ? bytes : 1));
+  if (e == cudaSuccess) return kTgOk;
+  std::size_t free = 0, total = 0;
+  cudaGetLastError();  // not the next launch's fault
+  cudaMemGetInfo(&free, &total);
+  std::snprintf(error_text(), 256, "allocate: %lld bytes asked for, %zu of %zu free: %s", static_cast<long long>(bytes), free, total,
+                cudaGetErrorString(e));
+  return kTgDeviceError;
+}
+
+void release(void* p) { cudaFree(p); }
+
+// The host's memory is pageable and may be reused at once: both wait.
+tg_status upload(void* device, const void* host, std::int64_t bytes, const tg_ctx* ctx) {
+  const tg_status s =
+      check("upload", cudaMemcpyAsync(device, host, static_cast<std::size_t>(bytes), cudaMemcpyHostToDevice, stream_of(ctx)));
+  return s != kTgOk ? s : check("upload", cudaStreamSynchronize(stream_of(ctx)));
+}
+tg_status download(void* host, const void* device, std::int64_t bytes, const tg_ctx* ctx) {
+  const tg_status s =
+      check("download", cudaMemcpyAsync(host, device, static_cast<std::size_t>(bytes), cudaMemcpyDeviceToHost, stream_of(ctx)));
+  return s != kTgOk ? s : check("download", cudaStreamSynchronize(stream_of(ctx)));
+}
+
+const tg_kernels* refuse(const char** why, const char* format, ...) {
+  va_list args;
+  va_start(args, format);
+  std::vsnprintf(error_text(), 256, format, args);
+  va_end(args);
+  if (why) *why = error_text();
+  return nullptr;
+}
+
+}  // namespace
+}  // namespace tomograd::inline TOMOGRAD_ABI::kernels::cuda
+
+#if defined(_WIN32)
+#define TG_EXPORT __declspec(dllexport)
+#else
+#define TG_EXPORT __attribute__((visibility("default")))
+#endif
+
+/// The table, or NULL with a sentence in *why (valid until this thread's next call): another version, no driver, no device, too old.
+extern "C" TG_EXPORT const tg_kernels* tg_cuda_get_api(std::uint32_t version, const char** why) {
+  using namespace tomograd::kernels::cuda;
+  if (why) *why = "";
+  if (version != TG_KERNELS_VERSION)
+    return refuse(why, "the CUDA kernels have interface version %d, the program %u: build both from one release", TG_KERNELS_VERSION,
+                  version);
+  int devices = 0;
+  cudaError_t e = cudaGetDeviceCount(&devices);
+  if (e != cudaSuccess) {
+    cudaGetLastError();
+    return refuse(why, "no CUDA device: %s (%s)", cudaGetErrorString(e), cudaGetErrorName(e));
+  }
+  if (devices < 1) return refuse(why, "no CUDA device: the driver lists none");
+  int device = 0, major = 0, minor = 0;
+  e = cudaGetDevice(&device);
+  if (e == cudaSuccess) e = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  if (e == cudaSuccess) e = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+  if (e != cudaSuccess) return refuse(why, "CUDA device %d: %s (%s)", device, cudaGetErrorString(e), cudaGetErrorName(e));
+  if (major < 8) return refuse(why, "CUDA device %d has compute capability %d.%d, 8.0 or newer is needed", device, major, minor);
+  static const tg_kernels table = [] {
+    tg_kernels t = make_table("cuda");
+    t.allocate = allocate;
+    t.release = release;
+    t.upload = upload;
+    t.download = download;
+    return t;
+  }();
+  return &table;
+}
+#undef TG_EXPORT
