@@ -13,19 +13,20 @@
 #define TOMOGRAD_BODIES 0
 #include "cpu/table.hpp"
 #include "reference/table.hpp"
-#if __has_include("simt/table.hpp")
 #include "simt/table.hpp"
-#endif
 #undef TOMOGRAD_BODIES
 #define TOMOGRAD_BODIES 1
 
-#include <tomograd/core/error.hpp>
+#include <tomograd/autograd/autograd.hpp>
+#include <tomograd/core/reference.hpp>
+#include <tomograd/image.hpp>
+#include <tomograd/ops/ops.hpp>
 #if __has_include(<tomograd/tomograd.hpp>)
 #include <tomograd/tomograd.hpp>
+#else
+#include <tomograd/data/csv.hpp>
+#include <tomograd/train/metrics.hpp>
 #endif
 #if __has_include(<tomograd/infer.hpp>)
 #include <tomograd/infer.hpp>
-#endif
-#if __has_include(<tomograd/image.hpp>)
-#include <tomograd/image.hpp>
 #endif

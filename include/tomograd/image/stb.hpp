@@ -206,6 +206,7 @@ class StbMemory {
 #pragma GCC diagnostic ignored "-Wduplicated-branches"
 #endif
 namespace tomograd::inline TOMOGRAD_ABI::detail::stb {
+using ::abs;  // else tomograd::abs(Tensor) hides it
 #define STB_IMAGE_IMPLEMENTATION
 #define STB_IMAGE_STATIC
 #define STBI_ONLY_PNG
