@@ -8,6 +8,10 @@
 //   taps grad filter  dw (K, RSC)  = dy^T (K, NPQ) patches of x (NPQ, RSC), in blocks of kKc pixels
 // Groups are independent products. Depthwise goes to conv_direct.inl.
 
+#include "gemm.inl"
+//
+#include "conv_direct.inl"
+
 namespace conv {
 
 using gemm::blocks_of;
@@ -25,8 +29,8 @@ TG_FORCEINLINE bool supported(const tg_conv_desc& d) noexcept {
 }
 
 TG_FORCEINLINE gemm::Patches input_patches(const tg_conv_desc& d, const float* x, int64_t channels) noexcept {
-  gemm::Patches p{x,          d.h,         d.w,          d.c,          channels, d.p, d.q, d.stride_h, d.stride_w,
-                  -d.pad_top, -d.pad_left, d.dilation_h, d.dilation_w, d.r,      d.s, 1,   1,          1};
+  gemm::Patches p{x,          d.h,        d.w,         d.c,          channels,     d.p, d.q, d.stride_h,
+                  d.stride_w, -d.pad_top, -d.pad_left, d.dilation_h, d.dilation_w, d.r, d.s};
   p.merge();
   return p;
 }
@@ -93,6 +97,21 @@ inline void pack_class(ClassJob& job, const tg_ctx* ctx) noexcept {
             gemm::pack_rows(j.filter + g * k * row + tap * c + c0, row, k, least(gemm::kNr, c - c0), to);
           }
         }
+      },
+      &job);
+}
+
+inline void zero_all(float* to, int64_t count, const tg_ctx* ctx) noexcept {
+  constexpr int64_t kBlock = 1 << 16;
+  struct Job {
+    float* to;
+    int64_t count;
+  } job{to, count};
+  ctx->parallel_for(
+      ctx->pool, blocks_of(count, kBlock),
+      [](void* p, int64_t index, int32_t) {
+        const Job& j = *static_cast<const Job*>(p);
+        gemm::zero_floats(j.to + index * kBlock, least(kBlock, j.count - index * kBlock));
       },
       &job);
 }
@@ -286,10 +305,17 @@ inline tg_status conv2d_grad_data(const tg_conv_desc* desc, const void* filter, 
   const auto* w = static_cast<const float*>(filter);
   auto* packed = static_cast<float*>(ctx->workspace);
   const int64_t c = d.c / d.groups, k = d.k / d.groups;
+  bool gaps = false;  // input pixels that no output saw
+  for (int64_t i = 0; i < gemm::least(d.stride_h, d.h); ++i)
+    gaps |= conv::axis(i, d.h, d.stride_h, d.dilation_h, d.pad_top, d.r).count == 0;
+  for (int64_t i = 0; i < gemm::least(d.stride_w, d.w); ++i)
+    gaps |= conv::axis(i, d.w, d.stride_w, d.dilation_w, d.pad_left, d.s).count == 0;
+  if (gaps) conv::zero_all(static_cast<float*>(dx), d.n * d.h * d.w * d.c, ctx);
   for (int64_t i0 = 0; i0 < gemm::least(d.stride_h, d.h); ++i0) {
     for (int64_t j0 = 0; j0 < gemm::least(d.stride_w, d.w); ++j0) {
       const conv::Axis h = conv::axis(i0, d.h, d.stride_h, d.dilation_h, d.pad_top, d.r);
       const conv::Axis v = conv::axis(j0, d.w, d.stride_w, d.dilation_w, d.pad_left, d.s);
+      if (h.count * v.count == 0) continue;
       gemm::Patches patches{static_cast<const float*>(dy),
                             d.p,
                             d.q,

@@ -17,13 +17,14 @@ constexpr int64_t kMr = 6, kNv = 2;  // 12 + 2 + 1 of 16
 constexpr int64_t kMr = 4, kNv = 4;
 #endif
 constexpr int64_t kNr = kNv * kLanes;
-constexpr int64_t kKc = 256;              // A tile: 14 x 256 floats = 14 KiB; panel of B: 32 KiB, streamed from L2
+constexpr int64_t kKc = 288;              // A tile: 14 x 288 floats = 16 KiB; panel of B: 36 KiB, streamed from L2; 576 = 2 x 288
 constexpr int64_t kRowStride = kKc + 16;  // not a power of two: rows fall into different sets of L1
 constexpr int64_t kColStride = 16;
 constexpr int64_t kTileFloats = kMr * kRowStride > kKc* kColStride ? kMr* kRowStride : kKc* kColStride;
-constexpr int64_t kChunk = 84;       // rows of one unit of work and of statistics; a multiple of every kMr
-constexpr int64_t kMaxCols = 512;    // columns of one job: kKc x kMaxCols of B are 512 KiB of L2
-constexpr int64_t kSmall = 1 << 16;  // multiply-adds below which waking a second worker costs more than it brings
+constexpr int64_t kChunk = 84;              // rows of one unit of work and of statistics; a multiple of every kMr
+constexpr int64_t kMaxCols = 512;           // columns of one job: kKc x kMaxCols of B are 512 KiB of L2
+constexpr int64_t kCachedFloats = 1 << 17;  // what B, or a block of C, may take of L2: 512 KiB
+constexpr int64_t kSmall = 1 << 16;         // multiply-adds below which waking a second worker costs more than it brings
 
 TG_FORCEINLINE int64_t least(int64_t a, int64_t b) noexcept { return a < b ? a : b; }
 TG_FORCEINLINE int64_t most(int64_t a, int64_t b) noexcept { return a > b ? a : b; }
@@ -155,7 +156,9 @@ struct Walk {
   TG_FORCEINLINE Walk(int64_t m, int64_t height_, int64_t width_) noexcept
       : n(m / (height_ * width_)), i(m / width_ % height_), j(m % width_), height(height_), width(width_) {}
   TG_FORCEINLINE void next() noexcept {
-    if (++j < width) return;
+    if (++j == width) end_row();
+  }
+  TG_FORCEINLINE void end_row() noexcept {
     j = 0;
     if (++i < height) return;
     i = 0;
@@ -170,51 +173,67 @@ struct Patches {
   int64_t h, w, pitch, channels;
   int64_t grid_h, grid_w;
   int64_t step_h, step_w, first_h, first_w, next_h, next_w;
-  int64_t lines, taps;            // per line
-  int64_t run_pixels, runs, run;  // pixels of a run, runs per line, floats of a run; set by merge()
+  int64_t lines, taps;                        // per line
+  int64_t run_pixels = 1, runs = 1, run = 0;  // pixels of a run, runs per line, floats of a run; set by merge()
+  bool plain = false;                         // row m is simply pixel m; set by merge()
 
   TG_FORCEINLINE int64_t columns() const noexcept { return lines * taps * channels; }
   TG_FORCEINLINE void merge() noexcept {
     run_pixels = next_w == 1 && channels == pitch ? most(1, taps) : 1;
     runs = taps / run_pixels;
     run = run_pixels * channels;
+    plain = lines == 1 && taps == 1 && first_h == 0 && first_w == 0 && grid_h == h && grid_w == w && step_h == 1 && step_w == 1;
   }
 };
 
-// to[row - m0][column - k0] for rows [m0, m0+rows) and columns [k0, k1), rows to_stride apart.
+// `count` pieces of `size` floats.
+TG_FORCEINLINE void copy_pieces(const float* from, int64_t from_stride, float* to, int64_t to_stride, int64_t count,
+                                int64_t size) noexcept {
+  for (int64_t i = 0; i < count; ++i) copy_floats(to + i * to_stride, from + i * from_stride, size);
+}
+TG_FORCEINLINE void zero_pieces(float* to, int64_t to_stride, int64_t count, int64_t size) noexcept {
+  for (int64_t i = 0; i < count; ++i) zero_floats(to + i * to_stride, size);
+}
+
+// to[row - m0][column - k0] for rows [m0, m0+rows) and columns [k0, k1), rows to_stride apart. Piece by piece of the runs the columns fall
+// into; inside, image row by image row, so that the checks for padding are few.
 inline void gather(const Patches& p, int64_t m0, int64_t rows, int64_t k0, int64_t k1, float* to, int64_t to_stride) noexcept {
   if (k0 >= k1) return;
-  const int64_t a0 = k0 / p.run / p.runs, b0 = k0 / p.run % p.runs, at0 = k0 % p.run;
-  const int64_t reach_w = (p.taps - 1) * p.next_w;
-  Walk cell(m0, p.grid_h, p.grid_w);
-  for (int64_t row = 0; row < rows; ++row, cell.next()) {
-    const float* image = p.image + cell.n * p.h * p.w * p.pitch;
-    const int64_t base_h = cell.i * p.step_h + p.first_h, base_w = cell.j * p.step_w + p.first_w;
-    const bool inside = base_w >= 0 && base_w + reach_w < p.w;
-    float* out = to + row * to_stride;
-    for (int64_t left = k1 - k0, a = a0, b = b0, at = at0; left > 0;) {
-      const int64_t take = least(p.run - at, left), h = base_h + a * p.next_h, w = base_w + b * p.next_w;
+  if (p.plain) return copy_pieces(p.image + m0 * p.pitch + k0, p.pitch, to, to_stride, rows, k1 - k0);
+  int64_t a = k0 / p.run / p.runs, b = k0 / p.run % p.runs, at = k0 % p.run;
+  const Walk start(m0, p.grid_h, p.grid_w);
+  for (int64_t take, left = k1 - k0; left > 0; left -= take, to += take, at = 0) {
+    take = least(p.run - at, left);
+    const int64_t left_pixel = at / p.channels, right_pixel = (at + take - 1) / p.channels;  // of the run, that this piece touches
+    const int64_t origin_h = p.first_h + a * p.next_h, origin_w = p.first_w + b * p.next_w;
+    Walk cell = start;
+    float* out = to;
+    for (int64_t row = 0; row < rows;) {
+      const int64_t stop = least(p.grid_w, cell.j + rows - row), h = cell.i * p.step_h + origin_h;
+      row += stop - cell.j;
       if (h < 0 || h >= p.h) {
-        zero_floats(out, take);
+        zero_pieces(out, to_stride, stop - cell.j, take);
+        out += (stop - cell.j) * to_stride;
       } else {
-        const float* from = image + (h * p.w + w) * p.pitch + at;
-        if (inside) {
-          copy_floats(out, from, take);
-        } else {  // [low, high) of the run's floats lie inside the row
-          const int64_t low = most(0, least(take, most(0, -w) * p.channels - at));
-          const int64_t high = most(low, least(take, least(p.run_pixels, p.w - w) * p.channels - at));
-          zero_floats(out, low);
-          if (high > low) copy_floats(out + low, from + low, high - low);
-          zero_floats(out + high, take - high);
+        const float* from = p.image + ((cell.n * p.h + h) * p.w) * p.pitch + at;
+        for (int64_t j = cell.j; j < stop; ++j, out += to_stride) {
+          const int64_t w = j * p.step_w + origin_w;
+          if (w + left_pixel >= 0 && w + right_pixel < p.w) {
+            copy_floats(out, from + w * p.pitch, take);
+          } else {  // [low, high) of the piece lies inside the image row
+            const int64_t low = most(0, least(take, most(0, -w) * p.channels - at));
+            const int64_t high = most(low, least(take, least(p.run_pixels, p.w - w) * p.channels - at));
+            zero_floats(out, low);
+            if (high > low) copy_floats(out + low, from + (w * p.pitch + low), high - low);
+            zero_floats(out + high, take - high);
+          }
         }
       }
-      out += take;
-      left -= take;
-      at = 0;
-      if (++b == p.runs) {
-        b = 0;
-        ++a;
-      }
+      cell.end_row();
+    }
+    if (++b == p.runs) {
+      b = 0;
+      ++a;
     }
   }
 }
@@ -262,19 +281,30 @@ struct Product {
   int64_t row_blocks, col_blocks, rows_per_block, cols_per_block;  // the partition, see split()
 };
 
-// Work for every worker, and pieces that fit the caches. Has no influence on results.
+// The partition: the cheapest by a small model in cycles per worker, of which the shape of the terms matters, not the digits.
+// Has no influence on results.
 inline void split(Product& p, int32_t workers) noexcept {
-  const int64_t chunks = blocks_of(p.m, kChunk);
-  int64_t panels = most(1, least(blocks_of(p.n, kNr), kMaxCols / kNr));
-  const int64_t narrow = most(1, 64 / kNr);
-  const auto pieces = [&] { return p.batch * chunks * blocks_of(blocks_of(p.n, kNr), panels); };
-  const bool small = p.batch * p.m * p.n <= kSmall / most(1, p.k);
-  if (!small && workers > 1) {
-    while (panels > narrow && pieces() < 4 * workers) panels = (panels + 1) / 2;
+  const int64_t chunks = blocks_of(p.m, kChunk), panels = blocks_of(p.n, kNr);
+  const bool in_cache = p.k * p.n <= kCachedFloats;  // all of B stays in a core's L2: read once
+  double best = 0;
+  for (int64_t cols = least(panels, kMaxCols / kNr);; cols = (cols + 1) / 2) {
+    for (int64_t group = least(chunks, most(1, kCachedFloats / (cols * kNr * kChunk)));; group /= 2) {
+      const int64_t rows = least(p.m, group * kChunk), width = least(p.n, cols * kNr);
+      const double multiply = static_cast<double>(rows * width * p.k) / (2 * kLanes),
+                   copy_a = static_cast<double>(rows * p.k) / (kLanes / 2.0);
+      const double load_b = in_cache ? 0.0 : static_cast<double>(width * p.k) * 0.5,
+                   jobs = static_cast<double>(p.batch * blocks_of(chunks, group) * blocks_of(panels, cols));
+      const double rounds = std::ceil(jobs / workers);
+      const double cost = rounds * (multiply + copy_a + load_b + 2000.0) + (jobs > 1 && workers > 1 ? 10000.0 : 0.0);
+      if (best == 0 || cost < best) {
+        best = cost;
+        p.rows_per_block = group * kChunk;
+        p.cols_per_block = cols * kNr;
+      }
+      if (group == 1) break;
+    }
+    if (cols * kNr <= 64) break;
   }
-  const int64_t group = small ? chunks : least(8, most(1, pieces() / (8 * workers)));
-  p.rows_per_block = most(1, group) * kChunk;
-  p.cols_per_block = panels * kNr;
   p.row_blocks = blocks_of(p.m, p.rows_per_block);
   p.col_blocks = blocks_of(p.n, p.cols_per_block);
 }
@@ -288,38 +318,44 @@ inline void block(const Product& p, int64_t g, int64_t m0, int64_t m1, int64_t n
   patches.image += g * p.a_batch;
   const float* panels = p.panels + g * padded(p.n) * p.k;
   float* c = p.c + g * p.c_batch;
-  for (int64_t k0 = 0;;) {
-    const int64_t k1 = least(p.k, k0 + kKc);
-    const bool last = k1 == p.k;
-    Walk cell(m0, p.cells.grid_h, p.cells.grid_w);
-    for (int64_t m = m0; m < m1; m += kMr) {
-      const int64_t rows = least(kMr, m1 - m);
-      for (int64_t i = 0; i < rows; ++i, cell.next()) offset[i] = p.cells.offset(cell);
-      if constexpr (kTransposed) {
-        const float* from = p.a + g * p.a_batch + m;
-        for (int64_t s = k0; s < k1; ++s) {
-          for (int64_t i = 0; i < kMr; i += kLanes) load_c(from + s * p.lda + i, rows - i).store(a + (s - k0) * kColStride + i);
+  // Where the columns of B fit L2, tile after tile meets all of it; otherwise all rows meet one block of B after another.
+  const int64_t pass = p.k * (n1 - n0) <= kCachedFloats ? kMr : m1 - m0;
+  const int64_t kc = blocks_of(blocks_of(p.k, most(1, blocks_of(p.k, kKc))), 8) * 8;  // equal blocks
+  for (int64_t pass0 = m0; pass0 < m1; pass0 += pass) {
+    const int64_t pass1 = least(m1, pass0 + pass);
+    for (int64_t k0 = 0;;) {
+      const int64_t k1 = least(p.k, k0 + kc);
+      const bool last = k1 == p.k;
+      Walk cell(pass0, p.cells.grid_h, p.cells.grid_w);
+      for (int64_t m = pass0; m < pass1; m += kMr) {
+        const int64_t rows = least(kMr, pass1 - m);
+        for (int64_t i = 0; i < rows; ++i, cell.next()) offset[i] = p.cells.offset(cell);
+        if constexpr (kTransposed) {
+          const float* from = p.a + g * p.a_batch + m;
+          for (int64_t s = k0; s < k1; ++s) {
+            for (int64_t i = 0; i < kMr; i += kLanes) load_c(from + s * p.lda + i, rows - i).store(a + (s - k0) * kColStride + i);
+          }
+        } else {
+          gather(patches, m, rows, k0, k1, a, kRowStride);
+          const int64_t used = rows > kMr / 2 ? kMr : kMr / 2;
+          for (int64_t i = rows; i < used; ++i) zero_floats(a + i * kRowStride, k1 - k0);
         }
-      } else {
-        gather(patches, m, rows, k0, k1, a, kRowStride);
-        const int64_t used = rows > kMr / 2 ? kMr : kMr / 2;
-        for (int64_t i = rows; i < used; ++i) zero_floats(a + i * kRowStride, k1 - k0);
+        for (int64_t n = n0; n < n1; n += kNr) {
+          Epilogue epilogue = p.epilogue;
+          if (epilogue.bias) epilogue.bias += g * p.bias_batch + n;
+          if (epilogue.residual) epilogue.residual += g * p.c_batch + n;
+          const TileArgs args{c + n, offset, rows, least(kNr, n1 - n), k0 > 0, last ? &epilogue : nullptr};
+          any_tile<kTransposed>(k1 - k0, a, panels + n * p.k + k0 * kNr, args);
+        }
+        const int64_t end = m + rows;
+        if (last && p.mean && (end % kChunk == 0 || end == p.m)) {
+          const int64_t chunk = m / kChunk, at = chunk * p.batch * p.n + g * p.n + n0;
+          chunk_moments(c + chunk * kChunk * p.cells.pitch + n0, end - chunk * kChunk, p.cells.pitch, n1 - n0, p.mean + at, p.m2 + at);
+        }
       }
-      for (int64_t n = n0; n < n1; n += kNr) {
-        Epilogue epilogue = p.epilogue;
-        if (epilogue.bias) epilogue.bias += g * p.bias_batch + n;
-        if (epilogue.residual) epilogue.residual += g * p.c_batch + n;
-        const TileArgs args{c + n, offset, rows, least(kNr, n1 - n), k0 > 0, last ? &epilogue : nullptr};
-        any_tile<kTransposed>(k1 - k0, a, panels + n * p.k + k0 * kNr, args);
-      }
-      const int64_t end = m + rows;
-      if (last && p.mean && (end % kChunk == 0 || end == p.m)) {
-        const int64_t chunk = m / kChunk, at = chunk * p.batch * p.n + g * p.n + n0;
-        chunk_moments(c + chunk * kChunk * p.cells.pitch + n0, end - chunk * kChunk, p.cells.pitch, n1 - n0, p.mean + at, p.m2 + at);
-      }
+      if (last) break;
+      k0 = k1;
     }
-    if (last) return;
-    k0 = k1;
   }
 }
 
@@ -386,7 +422,8 @@ inline tg_status matmul(const tg_matmul_desc* d, const void* a, const void* b, v
   p.a = static_cast<const float*>(a);
   p.lda = d->m;
   p.a_batch = d->m * d->k;
-  p.patches = {p.a, 1, 1, d->k, d->k, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1, 1, 1, d->k};
+  p.patches = {p.a, 1, 1, d->k, d->k, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1};
+  p.patches.merge();
   p.panels = pack.panels;
   p.c = static_cast<float*>(c);
   p.cells = dense_rows(d->n);
