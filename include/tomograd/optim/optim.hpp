@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: MIT
+// Copyright The tomograd authors
+//
+// Optimisers: SGD, Adam, AdamW (PyTorch's formulas and defaults) over groups of parameters with rates of their own.
+//
+//     tg::optim::AdamW optimizer({{.parameters = net->parameters(), .lr = 1e-3}});
+//     … tape.backward(loss); optimizer.step(); optimizer.clear_gradients();
+#pragma once
+
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "../core/tensor.hpp"
+#include "../ops/launch.hpp"
+
+namespace tomograd::inline TOMOGRAD_ABI::optim {
+
+/// Parameters that share a rate. Frozen ones (no requires_grad) and those without a gradient are passed over.
+struct Group {
+  std::vector<Tensor> parameters;
+  double lr = 1e-3;
+  double weight_decay = 0;
+  double momentum = 0.9;  // SGD's momentum, Adam's beta1
+};
+
+class Optimizer {
+ public:
+  explicit Optimizer(std::vector<Group> groups) : groups_(std::move(groups)) {
+    for (Group& g : groups_) states_.emplace_back(g.parameters.size());
+  }
+  virtual ~Optimizer() = default;
+  Optimizer(const Optimizer&) = delete;
+  Optimizer& operator=(const Optimizer&) = delete;
+
+  std::vector<Group>& groups() noexcept { return groups_; }
+  std::int64_t steps() const noexcept { return steps_; }
+
+  /// One update of every parameter that has a gradient.
+  void step() {
+    ++steps_;
+    for (std::size_t g = 0; g < groups_.size(); ++g)
+      for (std::size_t i = 0; i < groups_[g].parameters.size(); ++i) {
+        Tensor& p = groups_[g].parameters[i];
+        if (!p.requires_grad() || !p.grad()) continue;
+        update(groups_[g], p, p.grad(), states_[g][i]);
+        p.bump_version();
+      }
+  }
+  void clear_gradients() {
+    for (Group& g : groups_)
+      for (Tensor& p : g.parameters) p.clear_grad();
+  }
+
+  /// The optimiser's memory, for checkpoints: names like "0.17.momentum"; integers as int64 scalars.
+  std::vector<std::pair<std::string, Tensor>> state() const {
+    std::vector<std::pair<std::string, Tensor>> all{{"steps", full({}, static_cast<double>(steps_), DType::i64)}};
+    for (std::size_t g = 0; g < states_.size(); ++g)
+      for (std::size_t i = 0; i < states_[g].size(); ++i) {
+        const std::string name = std::to_string(g) + "." + std::to_string(i) + ".";
+        const State& s = states_[g][i];
+        if (s.first) all.emplace_back(name + "first", s.first);
+        if (s.second) all.emplace_back(name + "second", s.second);
+        if (s.steps) all.emplace_back(name + "steps", full({}, static_cast<double>(s.steps), DType::i64));
+      }
+    return all;
+  }
+  /// Takes over what state() gave. Throws Error where names or shapes do not belong to these parameters.
+  void load_state(const std::vector<std::pair<std::string, Tensor>>& all) {
+    for (const auto& [name, t] : all) {
+      if (name == "steps") {
+        steps_ = static_cast<std::int64_t>(t.item());
+        continue;
+      }
+      const std::size_t dot = name.find('.'), dot2 = name.find('.', dot + 1);
+      if (dot == std::string::npos || dot2 == std::string::npos) fail("optimizer: unknown state '" + name + "'");
+      const std::size_t g = std::stoul(name.substr(0, dot)), i = std::stoul(name.substr(dot + 1));
+      if (g >= states_.size() || i >= states_[g].size()) fail("optimizer: state '" + name + "' belongs to other parameter groups");
+      const std::string what = name.substr(dot2 + 1);
+      State& s = states_[g][i];
+      if (what == "steps") {
+        s.steps = static_cast<std::int64_t>(t.item());
+        continue;
+      }
+      if (!(t.shape() == groups_[g].parameters[i].shape())) fail("optimizer: state '" + name + "' has shape " + t.shape().str());
+      (what == "first" ? s.first : s.second) = t.clone();
+    }
+  }
+
+ protected:
+  struct State {
+    Tensor first, second;  // momentum buffer; Adam's moments
+    std::int64_t steps = 0;
+  };
+  virtual void update(const Group& group, Tensor& p, const Tensor& g, State& state) = 0;
+
+ private:
+  std::vector<Group> groups_;
+  std::vector<std::vector<State>> states_;
+  std::int64_t steps_ = 0;
+};
+
+/// Stochastic gradient descent with momentum; weight decay is added to the gradient.
+class SGD final : public Optimizer {
+ public:
+  explicit SGD(std::vector<Group> groups, bool nesterov = false) : Optimizer(std::move(groups)), nesterov_(nesterov) {}
+
+ private:
+  void update(const Group& group, Tensor& p, const Tensor& g, State& s) override {
+    const bool first = !s.first;
+    if (group.momentum != 0 && first) s.first = empty_like(p);
+    const tg_sgd_desc desc{p.count(), group.lr, group.momentum, group.weight_decay, nesterov_, first, to_tg(p.dtype())};
+    detail::launch("sgd", p, p.device().kernels().sgd, desc, p.raw(), g.raw(), s.first ? s.first.raw() : nullptr);
+  }
+  bool nesterov_;
+};
+
+/// Adam (Kingma and Ba 2015); with decoupled decay AdamW (Loshchilov and Hutter 2019).
+class Adam : public Optimizer {
+ public:
+  explicit Adam(std::vector<Group> groups, double beta2 = 0.999, double eps = 1e-8, bool decoupled = false)
+      : Optimizer(std::move(groups)), beta2_(beta2), eps_(eps), decoupled_(decoupled) {}
+
+ private:
+  void update(const Group& group, Tensor& p, const Tensor& g, State& s) override {
+    if (!s.first) {
+      s.first = zeros(p.shape(), p.dtype(), p.device());
+      s.second = zeros(p.shape(), p.dtype(), p.device());
+    }
+    const tg_adam_desc desc{p.count(), group.lr, group.momentum, beta2_, eps_, group.weight_decay, decoupled_, ++s.steps, to_tg(p.dtype())};
+    detail::launch("adam", p, p.device().kernels().adam, desc, p.raw(), g.raw(), s.first.raw(), s.second.raw());
+  }
+  double beta2_, eps_;
+  bool decoupled_;
+};
+
+class AdamW final : public Adam {
+ public:
+  explicit AdamW(std::vector<Group> groups, double beta2 = 0.999, double eps = 1e-8) : Adam(std::move(groups), beta2, eps, true) {}
+};
+
+}  // namespace tomograd::inline TOMOGRAD_ABI::optim
