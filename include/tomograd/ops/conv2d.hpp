@@ -119,6 +119,7 @@ inline std::shared_ptr<Storage> packed_filter(const char* op, const tg_conv_desc
 }
 
 inline void run_conv2d(const char* op, tg_conv_desc desc, const Tensor& x, const Tensor& w, tg_conv_args args) {
+  if (dry()) return;
   const tg_kernels& k = x.device().kernels();
   if (!k.conv2d) no_kernel(op, x.device(), x.dtype());
   if (k.conv2d_choose) desc.algorithm = k.conv2d_choose(&desc, kTgConvForward);

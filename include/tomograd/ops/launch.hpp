@@ -48,9 +48,12 @@ inline void check_status(const char* op, const Device& device, DType dtype, tg_s
   fail(std::string(op) + ": device " + device.name() + " reported an error");
 }
 
+inline bool dry() { return recorder() && recorder()->dry(); }
+
 /// launch("relu", x, kernels.unary, desc, args…): runs a kernel that needs no scratch.
 template <class Kernel, class Desc, class... Args>
 void launch(const char* op, const Tensor& like, Kernel kernel, const Desc& desc, Args... args) {
+  if (dry()) return;
   if (!kernel) no_kernel(op, like.device(), like.dtype());
   const tg_ctx ctx = make_context(like.device(), 0);
   check_status(op, like.device(), like.dtype(), kernel(&desc, args..., &ctx));
@@ -59,6 +62,7 @@ void launch(const char* op, const Tensor& like, Kernel kernel, const Desc& desc,
 /// The same for kernels that asked for scratch under scratch_op.
 template <class Kernel, class Desc, class... Args>
 void launch_with(tg_op scratch_op, const char* op, const Tensor& like, Kernel kernel, const Desc& desc, Args... args) {
+  if (dry()) return;
   if (!kernel) no_kernel(op, like.device(), like.dtype());
   const tg_ctx ctx = make_context(like.device(), workspace_of(like.device(), scratch_op, &desc));
   check_status(op, like.device(), like.dtype(), kernel(&desc, args..., &ctx));

@@ -40,6 +40,8 @@ struct OpCall {
 class Recorder {
  public:
   virtual void record(OpCall call) = 0;
+  /// True: ops only check and allocate, nothing is computed (a Tracer wants the shape of the work, not its result).
+  virtual bool dry() const { return false; }
 
  protected:
   ~Recorder() = default;

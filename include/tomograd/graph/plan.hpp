@@ -1,0 +1,602 @@
+// SPDX-License-Identifier: MIT
+// Copyright The tomograd authors
+//
+// Plan: a model compiled for inference. Session: the memory one run needs.
+//
+//     const tg::Plan plan = tg::compile(*net, {16, 224, 224, 3});      // any batch up to 16
+//     tg::Session session(plan);
+//     session.run(pixels, n, logits);                                  // allocates nothing
+//
+// compile traces one dry forward pass in evaluation mode and rewrites it:
+//     batch norm behind a convolution is folded into filter and bias:     w' = w·s, b' = b·s + t,  s = gamma / sqrt(var + eps), t = beta -
+//     mean·s residual sums and ReLUs move into the convolution that comes before them filters are packed once; intermediate results share
+//     one arena, placed first-fit by lifetime
+// A Plan owns its constants: the model may go. It is immutable and safe to share; a Session belongs to one thread at a time.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <span>
+#include <stop_token>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "../nn/module.hpp"
+
+namespace tomograd::inline TOMOGRAD_ABI {
+
+struct PlanOptions {
+  bool fold_batch_norm = true;  // off: batch norm stays a step of its own (to compare)
+  bool fuse = true;             // residual sums and ReLUs into convolutions
+};
+
+namespace detail {
+
+/// What a step reads or writes: -1 is nothing.
+struct PlanValue {
+  Shape shape;               // axis 0 is the batch, at its largest
+  Tensor constant;           // a value known at compile time
+  std::int64_t offset = -1;  // in the arena, bytes; -1 for the input, the output and constants
+  int alias_of = -1;         // reshape: the same memory
+};
+
+struct ConvStep {
+  tg_conv_desc desc{};
+  std::shared_ptr<Storage> packed;
+  Tensor bias;
+};
+struct PoolStep {
+  tg_pool_desc desc{};
+  bool max = false;
+};
+struct CopyStep {
+  struct Move {
+    tg_copy_desc desc{};
+    int source = -1;
+    std::int64_t from = 0, to = 0;  // bytes
+  };
+  std::vector<Move> moves;
+  bool filled = false;
+  double value = 0;
+};
+struct ScaleShiftStep {
+  tg_batch_norm_desc desc{};
+  Tensor scale, shift;
+};
+
+struct PlanStep {
+  std::string name;         // "conv2d+relu"
+  std::vector<int> inputs;  // values; convolutions: {x, residual}
+  int output = -1;
+  std::variant<ConvStep, PoolStep, CopyStep, ScaleShiftStep, tg_unary_desc, tg_binary_desc, tg_reduce_desc, tg_softmax_desc> work;
+};
+
+struct PlanBody {
+  Device device;
+  Shape input, output;
+  std::vector<PlanValue> values;
+  std::vector<PlanStep> steps;
+  int input_value = -1, output_value = -1;
+  std::int64_t arena_bytes = 0, constant_bytes = 0;
+};
+
+/// Records the calls of one dry pass.
+class Tracer final : public Recorder {
+ public:
+  Tracer() : before_(std::exchange(current_recorder(), this)) {}
+  ~Tracer() { current_recorder() = before_; }
+  Tracer(const Tracer&) = delete;
+  Tracer& operator=(const Tracer&) = delete;
+  void record(OpCall call) override { calls.push_back(std::move(call)); }
+  bool dry() const override { return true; }
+
+  std::vector<OpCall> calls;
+
+ private:
+  Recorder* before_;
+};
+
+class PlanBuilder {
+ public:
+  PlanBuilder(PlanBody& plan, const PlanOptions& options) : plan_(plan), options_(options) {}
+
+  void build(nn::Module& model, const Shape& input) {
+    NoRecord quiet;
+    const bool was_training = model.training();
+    model.eval();
+    std::vector<OpCall> calls;
+    Tensor x = empty(input, DType::f32, plan_.device), y;
+    {
+      Tracer tracer;
+      y = model.forward(x);
+      calls = std::move(tracer.calls);
+    }
+    model.train(was_training);
+    plan_.input = input;
+    plan_.output = y.shape();
+    batch_ = input[0];
+    plan_.input_value = value_of(x, false);
+    for (const OpCall& call : calls)
+      for (const Tensor& t : call.inputs)
+        if (t) ++uses_[t.id()];
+    ++uses_[y.id()];
+    for (const OpCall& call : calls) add(call);
+    plan_.output_value = value_of(y, false);
+    place();
+    for (PlanStep& step : plan_.steps)
+      if (auto* conv = std::get_if<ConvStep>(&step.work)) pack(*conv, filters_.at(&step - plan_.steps.data()));
+    for (const PlanStep& step : plan_.steps)
+      if (const auto* conv = std::get_if<ConvStep>(&step.work))
+        plan_.constant_bytes += conv->packed->bytes() + (conv->bias ? conv->bias.bytes() : 0);
+  }
+
+ private:
+  int value_of(const Tensor& t, bool may_be_constant = true) {
+    if (!t) return -1;
+    if (const auto it = ids_.find(t.id()); it != ids_.end()) return it->second;
+    PlanValue v{t.shape(), {}, -1, -1};
+    if (may_be_constant) v.constant = t.detach();
+    plan_.values.push_back(v);
+    return ids_[t.id()] = static_cast<int>(plan_.values.size()) - 1;
+  }
+  int new_value(const Tensor& t) {
+    if (t.shape().dims() < 1 || t.size(0) != batch_)
+      fail("compile: a result of shape " + t.shape().str() + " does not keep the batch as its first axis");
+    return value_of(t, false);
+  }
+  bool constant(int v) const { return plan_.values[static_cast<std::size_t>(v)].constant.operator bool(); }
+
+  [[noreturn]] static void refuse(const OpCall& call, const std::string& why) { fail(std::string("compile: ") + call.op + ": " + why); }
+
+  void step(std::string name, std::vector<int> inputs, const Tensor& out, decltype(PlanStep::work) work) {
+    plan_.steps.push_back({std::move(name), std::move(inputs), new_value(out), std::move(work)});
+    producer_[plan_.steps.back().output] = plan_.steps.size() - 1;
+  }
+
+  /// The convolution that makes t, if nothing else reads t and nothing was fused behind it that forbids more.
+  ConvStep* sole_convolution(const Tensor& t, PlanStep*& at) {
+    if (!options_.fuse || uses_[t.id()] != 1) return nullptr;
+    const auto v = ids_.find(t.id());
+    if (v == ids_.end()) return nullptr;
+    const auto p = producer_.find(v->second);
+    if (p == producer_.end()) return nullptr;
+    at = &plan_.steps[p->second];
+    auto* conv = std::get_if<ConvStep>(&at->work);
+    return conv && conv->desc.activation == kTgActNone ? conv : nullptr;
+  }
+  /// at now makes out instead of what it made.
+  void redirect(PlanStep& at, const Tensor& out) {
+    producer_.erase(at.output);
+    const auto index = static_cast<std::size_t>(&at - plan_.steps.data());
+    at.output = new_value(out);
+    producer_[at.output] = index;
+  }
+
+  void add(const OpCall& call) {
+    const std::string op = call.op;
+    const Tensor& out = call.outputs.at(0);
+    if (op == "conv2d" || op == "linear") return add_convolution(call, op == "linear");
+    if (op == "batch_norm") return add_batch_norm(call);
+    if (op == "reshape") {
+      const int from = value_of(call.inputs[0]);
+      const int to = new_value(out);
+      plan_.values[static_cast<std::size_t>(to)].alias_of = from;
+      return;
+    }
+    if (op == "max_pool" || op == "avg_pool") return step(op, {value_of(call.inputs[0])}, out, PoolStep{pool_desc(call), op == "max_pool"});
+    if (op == "softmax" || op == "log_softmax") {
+      if (out.dims() < 2) refuse(call, "the batch is its only axis");
+      return step(op, {value_of(call.inputs[0])}, out, softmax_desc(out, op == "log_softmax"));
+    }
+    if (op == "sum" || op == "mean") return add_reduce(call);
+    if (op == "permute" || op == "concat" || op == "slice" || op == "pad" || op == "flip") return add_copy(call);
+    if (op == "add" || op == "sub" || op == "mul" || op == "div") return add_binary(call);
+    for (const auto& [name, value] : call.attributes)
+      if (std::string(name) == "which" && call.inputs.size() == 1) return add_unary(call);
+    refuse(call, "cannot be planned (hint: run the model eagerly, or build it from the ops of ops.hpp)");
+  }
+
+  void add_convolution(const OpCall& call, bool is_linear) {
+    const Tensor &x = call.inputs[0], &w = call.inputs[1], &bias = call.inputs[2];
+    if (ids_.contains(w.id()) && !constant(ids_[w.id()])) refuse(call, "its filter is computed, not a parameter");
+    ConvStep conv;
+    conv.desc = is_linear ? linear_desc(x.shape(), w.shape(), w.dtype())
+                          : conv2d_desc("conv2d", x.shape(), w.shape(), conv2d_options(call), w.dtype());
+    if (bias) conv.bias = bias.clone();
+    filters_[static_cast<std::ptrdiff_t>(plan_.steps.size())] = w.detach();
+    step(call.op, {value_of(x), -1}, call.outputs[0], std::move(conv));
+  }
+
+  void add_batch_norm(const OpCall& call) {
+    if (call.integer("training")) refuse(call, "is in training mode");
+    const Tensor &x = call.inputs[0], &residual = call.inputs[3], &out = call.outputs[0];
+    const std::int64_t c = x.shape().back();
+    const tg_batch_norm_desc desc{x.count() / c,   c, call.number("eps"), 0, static_cast<tg_activation>(call.integer("activation")), 0,
+                                  to_tg(x.dtype())};
+    NoRecord quiet;  // from here on numbers are computed
+    Tensor inv_std = empty({c}, x.dtype(), x.device()), scale = empty_like(inv_std), shift = empty_like(inv_std);
+    launch("batch_norm", x, x.device().kernels().batch_norm_fold, desc, call.inputs[4].raw(), call.inputs[5].raw(),
+           raw_or_null(call.inputs[1]), raw_or_null(call.inputs[2]), static_cast<void*>(nullptr), static_cast<void*>(nullptr),
+           inv_std.raw(), scale.raw(), shift.raw());
+    PlanStep* at = nullptr;
+    ConvStep* conv = options_.fold_batch_norm ? sole_convolution(x, at) : nullptr;
+    if (conv && at->inputs[1] < 0 && (!residual || residual_is_ready(residual, *at))) {
+      const auto index = at - plan_.steps.data();
+      Tensor& w = filters_.at(index);
+      w = mul(w, scale.view(w.dims() == 4 ? Shape{c, 1, 1, 1} : Shape{c, 1}));
+      conv->bias = conv->bias ? add_tensors(mul(conv->bias, scale), shift) : shift;
+      conv->desc.activation = desc.activation;
+      at->name += std::string("+bn") + (residual ? "+add" : "") + (desc.activation == kTgActRelu ? "+relu" : "");
+      if (residual) at->inputs[1] = value_of(residual);
+      return redirect(*at, out);
+    }
+    step("batch_norm", {value_of(x), value_of(residual)}, out, ScaleShiftStep{desc, scale, shift});
+  }
+  static Tensor add_tensors(const Tensor& a, const Tensor& b) { return tomograd::add(a, b); }
+
+  /// A residual may be fused into a step only when it exists before that step runs. Where it is made later (the shortcut's projection is
+  /// called after the main branch), the step moves behind its maker.
+  bool residual_is_ready(const Tensor& residual, PlanStep& at) {
+    int v = value_of(residual);
+    while (plan_.values[static_cast<std::size_t>(v)].alias_of >= 0) v = plan_.values[static_cast<std::size_t>(v)].alias_of;
+    const auto p = producer_.find(v);
+    return p == producer_.end() || p->second < static_cast<std::size_t>(&at - plan_.steps.data());
+  }
+
+  void add_binary(const OpCall& call) {
+    const Tensor &a = call.inputs[0], &b = call.inputs[1], &out = call.outputs[0];
+    if (std::string(call.op) == "add" && a.shape() == b.shape()) {
+      for (const auto& [mine, other] : {std::pair<const Tensor&, const Tensor&>{a, b}, {b, a}}) {
+        PlanStep* at = nullptr;
+        ConvStep* conv = sole_convolution(mine, at);
+        if (!conv || at->inputs[1] >= 0 || !residual_is_ready(other, *at)) continue;
+        at->inputs[1] = value_of(other);
+        at->name += "+add";
+        return redirect(*at, out);
+      }
+    }
+    Shape shape;
+    const auto which = static_cast<tg_binary_op>(call.integer("which"));
+    step(call.op, {value_of(a), value_of(b)}, out, broadcast(call.op, which, a.shape(), b.shape(), a.dtype(), shape));
+  }
+
+  void add_unary(const OpCall& call) {
+    const Tensor &x = call.inputs[0], &out = call.outputs[0];
+    if (std::string(call.op) == "relu") {
+      PlanStep* at = nullptr;
+      if (ConvStep* conv = sole_convolution(x, at)) {
+        conv->desc.activation = kTgActRelu;
+        at->name += "+relu";
+        return redirect(*at, out);
+      }
+    }
+    step(call.op, {value_of(x)}, out,
+         tg_unary_desc{x.count(), static_cast<tg_unary_op>(call.integer("which")), call.number("alpha"), to_tg(x.dtype())});
+  }
+
+  void add_reduce(const OpCall& call) {
+    const Tensor& x = call.inputs[0];
+    tg_reduce_desc d{};
+    d.dims = x.dims();
+    for (int i = 0; i < x.dims(); ++i) d.size[i] = x.size(i);
+    for (const std::int64_t axis : call.integers("axes")) d.reduced[axis] = 1;
+    if (d.reduced[0]) refuse(call, "sums over the batch");
+    d.scale = call.number("scale");
+    d.dtype = to_tg(x.dtype());
+    step(call.op, {value_of(x)}, call.outputs[0], d);
+  }
+
+  void add_copy(const OpCall& call) {
+    const std::string op = call.op;
+    const Tensor& out = call.outputs[0];
+    const auto out_strides = dense_strides(out.shape());
+    const auto bytes = static_cast<std::int64_t>(dtype_size(out.dtype()));
+    CopyStep copy;
+    std::vector<int> inputs;
+    auto move = [&](const Tensor& from, std::int64_t from_at, const std::vector<std::int64_t>& from_strides, std::int64_t to_at,
+                    const Shape& size) {
+      CopyStep::Move m;
+      m.desc.dims = size.dims();
+      m.desc.dtype = to_tg(out.dtype());
+      for (int i = 0; i < size.dims(); ++i) {
+        m.desc.size[i] = size[i];
+        m.desc.src_stride[i] = from_strides[static_cast<std::size_t>(i)];
+        m.desc.dst_stride[i] = out_strides[static_cast<std::size_t>(i)];
+      }
+      m.source = static_cast<int>(inputs.size());
+      m.from = from_at * bytes;
+      m.to = to_at * bytes;
+      inputs.push_back(value_of(from));
+      copy.moves.push_back(m);
+    };
+    const Tensor& x = call.inputs[0];
+    auto strides = dense_strides(x.shape());
+    if (op == "permute") {
+      const auto& order = call.integers("order");
+      if (order[0] != 0) refuse(call, "moves the batch");
+      std::vector<std::int64_t> permuted;
+      for (const std::int64_t axis : order) permuted.push_back(strides[static_cast<std::size_t>(axis < 0 ? axis + x.dims() : axis)]);
+      move(x, 0, permuted, 0, out.shape());
+    } else if (op == "concat") {
+      const std::int64_t axis = call.integer("axis");
+      if (axis == 0) refuse(call, "joins along the batch");
+      std::int64_t at = 0;
+      for (const Tensor& t : call.inputs) {
+        move(t, 0, dense_strides(t.shape()), at * out_strides[static_cast<std::size_t>(axis)], t.shape());
+        at += t.size(static_cast<int>(axis));
+      }
+    } else if (op == "slice") {
+      const std::int64_t axis = call.integer("axis");
+      if (axis == 0) refuse(call, "cuts the batch");
+      move(x, call.integer("begin") * strides[static_cast<std::size_t>(axis)], strides, 0, out.shape());
+    } else if (op == "pad") {
+      const auto& before = call.integers("before");
+      if (out.size(0) != x.size(0)) refuse(call, "pads the batch");
+      std::int64_t at = 0;
+      for (std::size_t i = 0; i < before.size(); ++i) at += before[i] * out_strides[i];
+      copy.filled = true;
+      copy.value = call.number("value");
+      move(x, 0, strides, at, x.shape());
+    } else {  // flip
+      std::int64_t at = 0;
+      for (const std::int64_t axis : call.integers("axes")) {
+        const auto a = static_cast<std::size_t>(axis < 0 ? axis + x.dims() : axis);
+        if (a == 0) refuse(call, "turns the batch");
+        at += strides[a] * (x.size(static_cast<int>(a)) - 1);
+        strides[a] = -strides[a];
+      }
+      move(x, at, strides, 0, out.shape());
+    }
+    step(op, std::move(inputs), out, std::move(copy));
+  }
+
+  int root(int v) const {
+    while (v >= 0 && plan_.values[static_cast<std::size_t>(v)].alias_of >= 0) v = plan_.values[static_cast<std::size_t>(v)].alias_of;
+    return v;
+  }
+
+  /// First fit by lifetime: a value occupies the arena from the step that makes it to the last that reads it.
+  void place() {
+    const auto none = plan_.steps.size();
+    std::vector<std::size_t> born(plan_.values.size(), none), dies(plan_.values.size(), 0);
+    for (std::size_t i = 0; i < plan_.steps.size(); ++i) {
+      born[static_cast<std::size_t>(root(plan_.steps[i].output))] = i;
+      for (const int v : plan_.steps[i].inputs)
+        if (v >= 0) dies[static_cast<std::size_t>(root(v))] = i;
+    }
+    const int out = root(plan_.output_value);
+    struct Block {
+      std::int64_t begin, end;
+      std::size_t born, dies;
+    };
+    std::vector<Block> blocks;
+    for (std::size_t i = 0; i < plan_.steps.size(); ++i) {
+      const int v = root(plan_.steps[i].output);
+      if (v == out) continue;  // written straight to the caller
+      auto& value = plan_.values[static_cast<std::size_t>(v)];
+      const std::int64_t bytes = (value.shape.count() * 4 + 63) / 64 * 64;
+      std::vector<const Block*> alive;
+      for (const Block& b : blocks)
+        if (b.dies >= i) alive.push_back(&b);
+      std::sort(alive.begin(), alive.end(), [](const Block* a, const Block* b) { return a->begin < b->begin; });
+      std::int64_t at = 0;
+      for (const Block* b : alive)
+        if (b->begin - at >= bytes)
+          break;
+        else
+          at = std::max(at, b->end);
+      value.offset = at;
+      blocks.push_back({at, at + bytes, i, std::max(dies[static_cast<std::size_t>(v)], i)});
+      plan_.arena_bytes = std::max(plan_.arena_bytes, at + bytes);
+    }
+  }
+
+  void pack(ConvStep& conv, const Tensor& w) {
+    const tg_kernels& k = plan_.device.kernels();
+    if (!k.conv2d || !k.conv2d_pack) no_kernel("compile", plan_.device, DType::f32);
+    if (k.conv2d_choose) conv.desc.algorithm = k.conv2d_choose(&conv.desc, kTgConvForward);
+    conv.packed = std::make_shared<Storage>(k.conv2d_packed_bytes(&conv.desc), plan_.device);
+    launch("compile", w, k.conv2d_pack, conv.desc, w.raw(), conv.packed->data());
+  }
+
+  PlanBody& plan_;
+  PlanOptions options_;
+  std::int64_t batch_ = 0;
+  std::map<std::uint64_t, int> ids_, uses_;
+  std::map<int, std::size_t> producer_;
+  std::map<std::ptrdiff_t, Tensor> filters_;
+};
+
+}  // namespace detail
+
+class Plan {
+ public:
+  /// (N,H,W,C) with the largest batch, and the output's shape for it.
+  const Shape& input() const noexcept { return body_->input; }
+  const Shape& output() const noexcept { return body_->output; }
+  std::int64_t max_batch() const { return body_->input[0]; }
+  /// Bytes of a session's arena, and of the packed filters.
+  std::int64_t arena_bytes() const noexcept { return body_->arena_bytes; }
+  std::int64_t constant_bytes() const noexcept { return body_->constant_bytes; }
+
+  /// One line per step: what it is, shapes, arithmetic.
+  std::string describe() const {
+    std::string text;
+    for (const detail::PlanStep& s : body_->steps) {
+      text += s.name + " ";
+      for (const int v : s.inputs)
+        if (v >= 0) text += body_->values[static_cast<std::size_t>(v)].shape.str() + " ";
+      text += "-> " + body_->values[static_cast<std::size_t>(s.output)].shape.str();
+      if (const auto* c = std::get_if<detail::ConvStep>(&s.work)) {
+        const auto& d = c->desc;
+        text += "  " + std::to_string(d.n * d.p * d.q * d.k * d.r * d.s * (d.c / d.groups) / 1000000) + " MMAC";
+      }
+      text += '\n';
+    }
+    return text + std::to_string(body_->arena_bytes) + " bytes of arena, " + std::to_string(body_->constant_bytes) +
+           " bytes of constants\n";
+  }
+
+ private:
+  friend Plan compile(nn::Module&, const Shape&, const PlanOptions&);
+  friend class Session;
+  explicit Plan(std::shared_ptr<const detail::PlanBody> body) : body_(std::move(body)) {}
+  std::shared_ptr<const detail::PlanBody> body_;
+};
+
+/// input (N,H,W,C): the largest batch and the fixed picture size. The model's mode and weights stay as they are.
+/// Throws Error, naming the op, where a step cannot be planned (mixes the batch, trains, is unknown).
+inline Plan compile(nn::Module& model, const Shape& input, const PlanOptions& options = {}) {
+  if (input.dims() < 2 || input.count() == 0) fail("compile: input shape " + input.str() + ", expected (N,H,W,C) without zeros");
+  auto body = std::make_shared<detail::PlanBody>();
+  const auto parameters = model.parameters();
+  if (!parameters.empty()) body->device = parameters[0].device();
+  detail::PlanBuilder(*body, options).build(model, input);
+  return Plan(std::move(body));
+}
+
+class Session {
+ public:
+  explicit Session(Plan plan) : plan_(std::move(plan)), pointers_(plan_.body_->values.size()) {
+    const detail::PlanBody& p = *plan_.body_;
+    arena_ = std::make_unique<detail::Storage>(p.arena_bytes, p.device);
+    for (std::size_t i = 0; i < p.values.size(); ++i) {
+      const detail::PlanValue& v = p.values[i];
+      if (v.constant)
+        pointers_[i] = const_cast<void*>(v.constant.raw());
+      else if (v.offset >= 0)
+        pointers_[i] = static_cast<char*>(arena_->data()) + v.offset;
+    }
+    reserve_workspace(num_threads());
+  }
+
+  const Plan& plan() const noexcept { return plan_; }
+
+  /// x: n pictures (H,W,C) float32, y: n rows of the output; 1 <= n <= the plan's batch. Memory of the plan's device. Allocates nothing.
+  /// Throws Cancelled between two steps once stop is requested.
+  void run(const float* x, std::int64_t n, float* y, const std::stop_token& stop = {}) {
+    const detail::PlanBody& p = *plan_.body_;
+    if (n < 1 || n > p.input[0]) fail("session: batch of " + std::to_string(n) + ", the plan takes 1 to " + std::to_string(p.input[0]));
+    if (num_threads() > workers_) reserve_workspace(num_threads());
+    pointers_[static_cast<std::size_t>(p.input_value)] = const_cast<float*>(x);
+    int out = p.output_value;
+    while (p.values[static_cast<std::size_t>(out)].alias_of >= 0) out = p.values[static_cast<std::size_t>(out)].alias_of;
+    if (out == p.input_value || p.values[static_cast<std::size_t>(out)].constant) {  // a model that computes nothing
+      std::memcpy(y, pointers_[static_cast<std::size_t>(out)],
+                  static_cast<std::size_t>(n * p.output.count() / p.output[0]) * sizeof(float));
+      return;
+    }
+    pointers_[static_cast<std::size_t>(out)] = y;
+    for (std::size_t i = 0; i < p.values.size(); ++i)  // aliases come after what they stand for
+      if (p.values[i].alias_of >= 0) pointers_[i] = pointers_[static_cast<std::size_t>(p.values[i].alias_of)];
+    tg_ctx ctx{};
+    ctx.parallel_for = detail::parallel_for_c;
+    ctx.workers = num_threads();
+    ctx.workspace = workspace_ ? workspace_->data() : nullptr;
+    ctx.workspace_bytes = workspace_ ? workspace_->bytes() : 0;
+    for (const detail::PlanStep& s : p.steps) {
+      if (stop.stop_requested()) TOMOGRAD_THROW(Cancelled("session"));
+      const tg_status status = run_step(p, s, n, ctx);
+      if (status != kTgOk) fail("session: " + s.name + " failed on " + p.device.name());
+    }
+  }
+
+  /// The same for a tensor (n,H,W,C); returns a new one.
+  Tensor run(const Tensor& x, const std::stop_token& stop = {}) {
+    const Shape& in = plan_.input();
+    if (x.dims() != in.dims() || !(x.shape().with(0, 1) == in.with(0, 1)) || x.dtype() != DType::f32)
+      fail("session: input is " + detail::describe(x) + ", the plan takes " + in.str() + " float32");
+    Tensor y = empty(plan_.output().with(0, x.size(0)), DType::f32, x.device());
+    run(static_cast<const float*>(x.raw()), x.size(0), static_cast<float*>(y.raw()), stop);
+    return y;
+  }
+
+ private:
+  void reserve_workspace(int workers) {
+    const detail::PlanBody& p = *plan_.body_;
+    std::int64_t bytes = 0;
+    if (p.device.kernels().workspace)
+      for (const detail::PlanStep& s : p.steps) {
+        if (const auto* c = std::get_if<detail::ConvStep>(&s.work))
+          bytes = std::max(bytes, p.device.kernels().workspace(kTgOpConv2d, &c->desc, workers));
+        if (const auto* r = std::get_if<tg_reduce_desc>(&s.work))
+          bytes = std::max(bytes, p.device.kernels().workspace(kTgOpReduce, r, workers));
+      }
+    if (bytes > 0 && (!workspace_ || workspace_->bytes() < bytes)) workspace_ = std::make_unique<detail::Storage>(bytes, p.device);
+    workers_ = workers;
+  }
+
+  void* at(int v) const { return v < 0 ? nullptr : pointers_[static_cast<std::size_t>(v)]; }
+
+  tg_status run_step(const detail::PlanBody& p, const detail::PlanStep& s, std::int64_t n, const tg_ctx& ctx) {
+    using namespace detail;
+    const tg_kernels& k = p.device.kernels();
+    const std::int64_t full = p.input[0];
+    void* const y = at(s.output);
+    if (const auto* c = std::get_if<ConvStep>(&s.work)) {
+      tg_conv_desc d = c->desc;
+      d.n = d.n / full * n;
+      tg_conv_args a{};
+      a.x = at(s.inputs[0]);
+      a.packed = c->packed->data();
+      a.bias = raw_or_null(c->bias);
+      a.residual = at(s.inputs[1]);
+      a.y = y;
+      return k.conv2d(&d, &a, &ctx);
+    }
+    if (const auto* q = std::get_if<PoolStep>(&s.work)) {
+      tg_pool_desc d = q->desc;
+      d.n = n;
+      return q->max ? k.max_pool(&d, at(s.inputs[0]), y, nullptr, &ctx) : k.avg_pool(&d, at(s.inputs[0]), y, &ctx);
+    }
+    if (const auto* q = std::get_if<ScaleShiftStep>(&s.work)) {
+      tg_batch_norm_desc d = q->desc;
+      d.rows = d.rows / full * n;
+      return k.scale_shift(&d, at(s.inputs[0]), q->scale.raw(), q->shift.raw(), at(s.inputs[1]), y, &ctx);
+    }
+    if (const auto* q = std::get_if<tg_unary_desc>(&s.work)) {
+      tg_unary_desc d = *q;
+      d.count = d.count / full * n;
+      return k.unary(&d, at(s.inputs[0]), y, &ctx);
+    }
+    if (const auto* q = std::get_if<tg_binary_desc>(&s.work)) {
+      tg_binary_desc d = *q;
+      d.size[0] = n;
+      return k.binary(&d, at(s.inputs[0]), at(s.inputs[1]), y, &ctx);
+    }
+    if (const auto* q = std::get_if<tg_reduce_desc>(&s.work)) {
+      tg_reduce_desc d = *q;
+      d.size[0] = n;
+      return k.reduce(&d, at(s.inputs[0]), y, &ctx);
+    }
+    if (const auto* q = std::get_if<tg_softmax_desc>(&s.work)) {
+      tg_softmax_desc d = *q;
+      d.rows = d.rows / full * n;
+      return k.softmax(&d, at(s.inputs[0]), y, &ctx);
+    }
+    const auto& copy = std::get<CopyStep>(s.work);
+    if (copy.filled) {
+      const Shape& shape = p.values[static_cast<std::size_t>(s.output)].shape;
+      const tg_fill_desc d{shape.count() / full * n, copy.value, kTgFloat32};
+      if (const tg_status status = k.fill(&d, y, &ctx); status != kTgOk) return status;
+    }
+    for (const CopyStep::Move& m : copy.moves) {
+      tg_copy_desc d = m.desc;
+      d.size[0] = n;
+      const void* from = static_cast<const char*>(at(s.inputs[static_cast<std::size_t>(m.source)])) + m.from;
+      if (const tg_status status = k.copy(&d, from, static_cast<char*>(y) + m.to, &ctx); status != kTgOk) return status;
+    }
+    return kTgOk;
+  }
+
+  Plan plan_;
+  std::vector<void*> pointers_;
+  std::unique_ptr<detail::Storage> arena_, workspace_;
+  int workers_ = 0;
+};
+
+}  // namespace tomograd::inline TOMOGRAD_ABI
