@@ -19,6 +19,7 @@
 
 #include <tomograd/autograd/autograd.hpp>
 #include <tomograd/core/reference.hpp>
+#include <tomograd/cuda.hpp>
 #include <tomograd/image.hpp>
 #include <tomograd/ops/ops.hpp>
 #if __has_include(<tomograd/tomograd.hpp>)

@@ -68,6 +68,8 @@ constexpr std::string_view kernel_name() {
   const std::size_t at = text.find(key);
   if (at == text.npos) return text;
   std::string_view name = text.substr(at + key.size());
+  constexpr std::string_view anonymous = "(anonymous namespace)::";
+  if (const std::size_t in = name.find(anonymous); in != name.npos) name = name.substr(in + anonymous.size());
   name = name.substr(0, name.find_first_of("<(;]"));
   const std::size_t colon = name.rfind(':');
   if (colon != name.npos) name = name.substr(colon + 1);

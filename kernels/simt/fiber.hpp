@@ -91,9 +91,7 @@ class Fibers {
 
   /// Throws away what all fibers were doing: the next resume starts entry anew. Their frames are dropped without running destructors.
   void abandon() {
-    const std::size_t n = fibers_.size();
-    resize(0);
-    resize(n);
+    for (auto& f : fibers_) set_up(*f);
   }
 
   /// Runs fiber i until it yields or entry returns.
@@ -189,6 +187,31 @@ class Fibers {
   }
 #endif
 
+  /// The next resume of f starts entry on an empty stack.
+  static void set_up(Fiber& f) {
+#if defined(TG_SIMT_ASAN)
+    __asan_unpoison_memory_region(f.stack, f.bytes);
+#endif
+#if defined(TG_SIMT_TSAN)
+    if (f.tsan) __tsan_destroy_fiber(f.tsan);
+    f.tsan = __tsan_create_fiber(0);
+#endif
+#if TG_SIMT_SWITCH == 1
+    void** top = reinterpret_cast<void**>(f.stack + f.bytes);
+    *--top = nullptr;                                  // where begin_current would return to: the end of every backtrace
+    *--top = reinterpret_cast<void*>(&begin_current);  // popped and jumped to
+    for (int i = 0; i < 6; ++i) *--top = nullptr;      // the six registers
+    f.context = top;
+#else
+    getcontext(&f.context);
+    f.context.uc_stack.ss_sp = f.stack;
+    f.context.uc_stack.ss_size = f.bytes;
+    const auto address = reinterpret_cast<std::uintptr_t>(&f);
+    makecontext(&f.context, reinterpret_cast<void (*)()>(&begin_parts), 2, static_cast<unsigned>(address >> 16 >> 16),
+                static_cast<unsigned>(address));
+#endif
+  }
+
   bool resize(std::size_t n) try {
     fibers_.resize(n < fibers_.size() ? n : fibers_.size());
     fibers_.reserve(n);
@@ -209,23 +232,7 @@ class Fibers {
       f->bytes = kStack - fibers_.size() % 16 * 256;  // else the hot end of every stack falls into the same cache sets
       f->owner = this;
       f->index = static_cast<int>(fibers_.size());
-#if defined(TG_SIMT_TSAN)
-      f->tsan = __tsan_create_fiber(0);
-#endif
-#if TG_SIMT_SWITCH == 1
-      void** top = reinterpret_cast<void**>(f->stack + f->bytes);
-      *--top = nullptr;                                  // where begin_current would return to: the end of every backtrace
-      *--top = reinterpret_cast<void*>(&begin_current);  // popped and jumped to
-      for (int i = 0; i < 6; ++i) *--top = nullptr;      // the six registers
-      f->context = top;
-#else
-      getcontext(&f->context);
-      f->context.uc_stack.ss_sp = f->stack;
-      f->context.uc_stack.ss_size = f->bytes;
-      const auto address = reinterpret_cast<std::uintptr_t>(f.get());
-      makecontext(&f->context, reinterpret_cast<void (*)()>(&begin_parts), 2, static_cast<unsigned>(address >> 16 >> 16),
-                  static_cast<unsigned>(address));
-#endif
+      set_up(*f);
       fibers_.push_back(std::move(f));
     }
     return true;

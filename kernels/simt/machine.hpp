@@ -38,6 +38,10 @@ enum class ThreadOrder { forward, reverse, random };
 /// kernel's results do not depend on it.
 TOMOGRAD_INLINE void set_thread_order(ThreadOrder order, std::uint64_t seed = 0);
 
+/// Launches from now on pass over __syncthreads at this line of a file whose path ends like this; line 0: none. A test of the tests:
+/// without the barrier they must fail.
+TOMOGRAD_INLINE void set_ignored_barrier(std::string_view file, int line);
+
 /// Why the last launch from this OS thread returned kTgDeviceError.
 TOMOGRAD_INLINE const char* last_error();
 

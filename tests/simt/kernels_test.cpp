@@ -1,0 +1,358 @@
+// SPDX-License-Identifier: MIT
+// Copyright The tomograd authors
+//
+// The kernels of kernels/cuda, executed by simt, against loops in float64: odd shapes, all thread orders, 1, 2 and 5 workers with equal
+// bits. Every __global__ function must have run, and every barrier must be needed: results change, or an error comes, without it.
+#include "kernels.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <regex>
+#include <set>
+#include <sstream>
+
+#include "support/data.hpp"
+
+namespace {
+
+using namespace tomograd_test;
+namespace simt = tomograd::kernels::simt;
+namespace fs = std::filesystem;
+
+const tg_kernels& table() { return *tomograd::kernels::simt_kernels(); }
+
+template <class T>
+constexpr tg_dtype kType = std::is_same_v<T, float> ? kTgFloat32 : kTgFloat64;
+
+template <class T>
+bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
+}
+
+/// run(ctx) fills y; the bits of forward order on one worker are returned, and all other ways must give the same.
+template <class T, class F>
+std::vector<T> in_every_order(std::int64_t count, const F& run) {
+  std::vector<T> first;
+  bool have = false;
+  for_each_order([&](const std::string& order) {
+    for (const int workers : {1, 2, 5}) {
+      const TestContext ctx(workers);
+      std::vector<T> y(static_cast<std::size_t>(count), T(-77));
+      const tg_status status = run(y.data(), ctx.get());
+      EXPECT_EQ(status, kTgOk) << order << ": " << table().last_error();
+      if (!have) first = y;
+      have = true;
+      EXPECT_TRUE(same_bits(first, y)) << order << ", " << workers << " workers";
+    }
+  });
+  return first;
+}
+
+// ---- relu ------------------------------------------------------------------------------------------------------------------------
+
+template <class T>
+void check_relu(std::int64_t count, std::int64_t offset) {
+  SCOPED_TRACE("relu of " + std::to_string(count) + ", offset " + std::to_string(offset));
+  auto x = numbers<T>(count + offset, 1);
+  if (count > 2) x[static_cast<std::size_t>(offset) + 2] = std::numeric_limits<T>::quiet_NaN();
+  const tg_unary_desc d{count, kTgRelu, 0, kType<T>};
+  const auto y =
+      in_every_order<T>(count + offset, [&](T* out, const tg_ctx* ctx) { return table().unary(&d, x.data() + offset, out + offset, ctx); });
+  for (std::int64_t i = 0; i < offset; ++i) EXPECT_EQ(y[i], T(-77));
+  for (std::int64_t i = offset; i < count + offset; ++i) {
+    if (std::isnan(x[i]))
+      EXPECT_TRUE(std::isnan(y[i]));
+    else
+      ASSERT_EQ(y[i], x[i] > 0 ? x[i] : T(0)) << i;
+  }
+}
+
+TEST(SimtKernels, Relu) {
+  for (const std::int64_t count : {0, 1, 3, 4, 5, 8, 64, 65, 1023, 3 * 7 * 5 * 65}) {
+    check_relu<float>(count, 0);
+    check_relu<double>(count, 0);
+  }
+  check_relu<float>(65, 1);  // not aligned to 16 bytes: element by element
+  check_relu<double>(65, 1);
+}
+
+TEST(SimtKernels, ReluWalksOverMoreThanTheGrid) {
+  const std::int64_t count = 4096 * 256 * 4 + 9;
+  const auto x = numbers<float>(count, 3);
+  std::vector<float> y(x.size());
+  const tg_unary_desc d{count, kTgRelu, 0, kTgFloat32};
+  const TestContext ctx(2);
+  ASSERT_EQ(table().unary(&d, x.data(), y.data(), ctx.get()), kTgOk);
+  for (std::size_t i = 0; i < x.size(); ++i) ASSERT_EQ(y[i], x[i] > 0 ? x[i] : 0.0f) << i;
+}
+
+// ---- add -------------------------------------------------------------------------------------------------------------------------
+
+template <class T>
+void check_add(const std::vector<std::int64_t>& size, const std::vector<bool>& broadcast_a, const std::vector<bool>& broadcast_b,
+               std::int64_t offset = 0) {
+  tg_binary_desc d{};
+  d.dims = static_cast<std::int32_t>(size.size());
+  d.op = kTgAdd;
+  d.dtype = kType<T>;
+  std::int64_t count = 1, count_a = 1, count_b = 1;
+  for (int axis = d.dims - 1; axis >= 0; --axis) {
+    d.size[axis] = size[axis];
+    d.a_stride[axis] = broadcast_a[axis] ? 0 : count_a;
+    d.b_stride[axis] = broadcast_b[axis] ? 0 : count_b;
+    count *= size[axis];
+    if (!broadcast_a[axis]) count_a *= size[axis];
+    if (!broadcast_b[axis]) count_b *= size[axis];
+  }
+  const auto a = numbers<T>(count_a + offset, 1), b = numbers<T>(count_b + offset, 2);
+  const auto y = in_every_order<T>(count + offset, [&](T* out, const tg_ctx* ctx) {
+    return table().binary(&d, a.data() + offset, b.data() + offset, out + offset, ctx);
+  });
+  for (std::int64_t i = 0; i < count; ++i) {
+    std::int64_t rest = i, ia = offset, ib = offset;
+    for (int axis = d.dims - 1; axis >= 0; --axis) {
+      ia += rest % size[axis] * d.a_stride[axis];
+      ib += rest % size[axis] * d.b_stride[axis];
+      rest /= size[axis];
+    }
+    ASSERT_EQ(y[i + offset], a[ia] + b[ib]) << i;
+  }
+}
+
+TEST(SimtKernels, Add) {
+  for (const std::int64_t c : {1, 3, 5, 8, 64, 65})
+    for (const std::int64_t n : {0, 1, 3}) {
+      SCOPED_TRACE("n " + std::to_string(n) + ", c " + std::to_string(c));
+      const std::vector<bool> none(4, false), all(4, true), vector{true, true, true, false}, gate{false, true, true, false};
+      check_add<float>({n, 3, 2, c}, none, none);
+      check_add<double>({n, 3, 2, c}, none, none);
+      check_add<float>({n, 3, 2, c}, none, vector);
+      check_add<float>({n, 3, 2, c}, all, none);
+      check_add<double>({n, 3, 2, c}, gate, none);
+    }
+  check_add<float>({65}, {false}, {false}, 1);
+  check_add<float>({2, 3, 1, 2, 3, 5}, {false, true, false, false, true, false}, {true, false, true, false, false, false});
+}
+
+// ---- conv2d ----------------------------------------------------------------------------------------------------------------------
+
+struct ConvCase {
+  tg_conv_desc d{};
+  bool bias = false, residual = false;
+  std::int64_t offset = 0;  // in elements: 1 is not aligned to 16 bytes
+};
+
+std::int64_t out_size(std::int64_t in, std::int64_t kernel, std::int64_t stride, std::int64_t dilation, std::int64_t pads) {
+  return (in + pads - dilation * (kernel - 1) - 1) / stride + 1;
+}
+
+ConvCase conv(std::int64_t n, std::int64_t h, std::int64_t w, std::int64_t c, std::int64_t k, std::int64_t r, std::int64_t s,
+              std::int64_t stride = 1, std::int64_t pad = 0, std::int64_t dilation = 1, std::int64_t groups = 1) {
+  ConvCase result;
+  result.d = {.n = n,
+              .h = h,
+              .w = w,
+              .c = c,
+              .k = k,
+              .r = r,
+              .s = s,
+              .p = out_size(h, r, stride, dilation, 2 * pad),
+              .q = out_size(w, s, stride, dilation, 2 * pad),
+              .stride_h = stride,
+              .stride_w = stride,
+              .dilation_h = dilation,
+              .dilation_w = dilation,
+              .pad_top = pad,
+              .pad_left = pad,
+              .pad_bottom = pad,
+              .pad_right = pad,
+              .groups = groups,
+              .activation = kTgActNone,
+              .algorithm = kTgConvAuto,
+              .dtype = kTgFloat32};
+  return result;
+}
+
+struct ConvData {
+  std::vector<float> x, w, packed, bias, residual;
+  explicit ConvData(const ConvCase& c) {
+    const tg_conv_desc& d = c.d;
+    x = numbers<float>(d.n * d.h * d.w * d.c + c.offset, 1);
+    w = numbers<float>(d.k * d.r * d.s * (d.c / d.groups), 2);
+    if (c.bias) bias = numbers<float>(d.k, 3);
+    if (c.residual) residual = numbers<float>(d.n * d.p * d.q * d.k, 4);
+    packed.resize(w.size());
+    EXPECT_EQ(table().conv2d_packed_bytes(&d), static_cast<std::int64_t>(w.size() * sizeof(float)));
+    const TestContext ctx(1);
+    EXPECT_EQ(table().conv2d_pack(&d, w.data(), packed.data(), ctx.get()), kTgOk);
+  }
+  tg_status run(const ConvCase& c, float* y, const tg_ctx* ctx) const {
+    const tg_conv_args args{
+        x.data() + c.offset, packed.data(), c.bias ? bias.data() : nullptr, c.residual ? residual.data() : nullptr, y, nullptr, nullptr};
+    return table().conv2d(&c.d, &args, ctx);
+  }
+};
+
+void check_conv(const ConvCase& c) {
+  const tg_conv_desc& d = c.d;
+  std::ostringstream trace;
+  trace << "conv (" << d.n << "," << d.h << "," << d.w << "," << d.c << ") * (" << d.k << "," << d.r << "," << d.s << "), stride "
+        << d.stride_h << ", pad " << d.pad_top << ", dilation " << d.dilation_h << ", groups " << d.groups;
+  SCOPED_TRACE(trace.str());
+  const ConvData data(c);
+  const auto y = in_every_order<float>(d.n * d.p * d.q * d.k, [&](float* out, const tg_ctx* ctx) { return data.run(c, out, ctx); });
+  const std::int64_t cg = d.c / d.groups, kg = d.k / d.groups;
+  std::int64_t at = 0;
+  for (std::int64_t n = 0; n < d.n; ++n)
+    for (std::int64_t p = 0; p < d.p; ++p)
+      for (std::int64_t q = 0; q < d.q; ++q)
+        for (std::int64_t k = 0; k < d.k; ++k, ++at) {
+          double sum = 0, size = 1;
+          for (std::int64_t r = 0; r < d.r; ++r)
+            for (std::int64_t s = 0; s < d.s; ++s)
+              for (std::int64_t i = 0; i < cg; ++i) {
+                const std::int64_t h = p * d.stride_h - d.pad_top + r * d.dilation_h, w = q * d.stride_w - d.pad_left + s * d.dilation_w;
+                if (h < 0 || h >= d.h || w < 0 || w >= d.w) continue;
+                const double term = double(data.x[c.offset + ((n * d.h + h) * d.w + w) * d.c + k / kg * cg + i]) *
+                                    double(data.w[((k * d.r + r) * d.s + s) * cg + i]);
+                sum += term;
+                size += std::fabs(term);
+              }
+          if (c.bias) sum += double(data.bias[k]);
+          if (c.residual) sum += double(data.residual[at]);
+          if (d.activation == kTgActRelu && sum < 0) sum = 0;
+          ASSERT_NEAR(double(y[at]), sum, 1e-6 * size) << "n " << n << ", p " << p << ", q " << q << ", k " << k;
+        }
+}
+
+TEST(SimtKernels, Conv2dChannelsAndBatches) {
+  for (const std::int64_t c : {1, 3, 5, 8, 64, 65})
+    for (const std::int64_t n : {0, 1, 3}) check_conv(conv(n, 5, 6, c, c == 5 ? 64 : 5, 3, 3, 1, 1));
+  check_conv(conv(1, 3, 3, 8, 65, 1, 1));
+  check_conv(conv(3, 9, 9, 65, 65, 1, 1));
+}
+
+TEST(SimtKernels, Conv2dOptions) {
+  check_conv(conv(1, 19, 17, 3, 8, 7, 7, 2, 3));       // the stem of a ResNet
+  check_conv(conv(2, 9, 8, 8, 6, 3, 3, 2, 1));         // stride
+  check_conv(conv(1, 9, 11, 4, 7, 3, 3, 1, 2, 2));     // dilation
+  check_conv(conv(1, 8, 7, 12, 6, 3, 3, 1, 1, 1, 3));  // groups of 4 and 2
+  check_conv(conv(2, 6, 6, 9, 9, 3, 3, 1, 1, 1, 9));   // depthwise
+  check_conv(conv(1, 5, 9, 4, 3, 2, 5));               // a kernel that is not square, nor odd
+  ConvCase asymmetric = conv(1, 7, 7, 3, 5, 3, 3, 2);
+  asymmetric.d.pad_top = 0, asymmetric.d.pad_left = 1, asymmetric.d.pad_bottom = 2, asymmetric.d.pad_right = 0;
+  asymmetric.d.p = out_size(7, 3, 2, 1, 2), asymmetric.d.q = out_size(7, 3, 2, 1, 1);
+  check_conv(asymmetric);
+  ConvCase unaligned = conv(1, 5, 5, 8, 8, 3, 3, 1, 1);
+  unaligned.offset = 1;
+  check_conv(unaligned);
+}
+
+TEST(SimtKernels, Conv2dEpilogue) {
+  for (const bool bias : {false, true})
+    for (const bool residual : {false, true})
+      for (const tg_activation activation : {kTgActNone, kTgActRelu}) {
+        ConvCase c = conv(2, 5, 7, 5, 66, 3, 3, 1, 1);
+        c.bias = bias, c.residual = residual, c.d.activation = activation;
+        check_conv(c);
+      }
+}
+
+TEST(SimtKernels, SayWhatTheyDoNotHave) {
+  const TestContext ctx(1);
+  float x[4] = {}, y[4] = {};
+  for (const tg_unary_op op : {kTgSigmoid, kTgExp, kTgAddScalar}) {
+    const tg_unary_desc d{4, op, 0, kTgFloat32};
+    EXPECT_EQ(table().unary(&d, x, y, ctx.get()), kTgUnsupported);
+  }
+  const tg_unary_desc integers{4, kTgRelu, 0, kTgInt32};
+  EXPECT_EQ(table().unary(&integers, x, y, ctx.get()), kTgUnsupported);
+  tg_binary_desc product{};
+  product.dims = 1, product.size[0] = 4, product.a_stride[0] = product.b_stride[0] = 1, product.op = kTgMul;
+  EXPECT_EQ(table().binary(&product, x, x, y, ctx.get()), kTgUnsupported);
+  ConvCase c = conv(1, 1, 1, 4, 4, 1, 1);
+  c.d.dtype = kTgFloat64;
+  const tg_conv_args args{x, x, nullptr, nullptr, y, nullptr, nullptr};
+  EXPECT_EQ(table().conv2d(&c.d, &args, ctx.get()), kTgUnsupported);
+  EXPECT_EQ(table().matmul, nullptr);
+  EXPECT_EQ(table().allocate, nullptr) << "simt works in host memory";
+  EXPECT_STREQ(table().name, "simt");
+}
+
+// ---- tests of the tests ----------------------------------------------------------------------------------------------------------
+
+/// Everything there is, once; all outputs one after the other. Empty if a launch failed.
+std::vector<float> run_everything() {
+  const TestContext ctx(1);
+  std::vector<float> all;
+  bool fine = true;
+  const auto take = [&](tg_status status, const std::vector<float>& y) {
+    fine = fine && status == kTgOk;
+    all.insert(all.end(), y.begin(), y.end());
+  };
+  const auto x = numbers<float>(65, 1), z = numbers<float>(65, 2);
+  std::vector<float> y(65);
+  const tg_unary_desc relu{65, kTgRelu, 0, kTgFloat32};
+  take(table().unary(&relu, x.data(), y.data(), ctx.get()), y);
+  tg_binary_desc add{};
+  add.dims = 1, add.size[0] = 65, add.a_stride[0] = add.b_stride[0] = 1;
+  take(table().binary(&add, x.data(), z.data(), y.data(), ctx.get()), y);
+  add.b_stride[0] = 0;
+  take(table().binary(&add, x.data(), z.data(), y.data(), ctx.get()), y);
+  for (const std::int64_t channels : {8, 5}) {
+    const ConvCase c = conv(2, 7, 6, channels, 20, 3, 3, 1, 1);
+    const ConvData data(c);
+    std::vector<float> out(static_cast<std::size_t>(c.d.n * c.d.p * c.d.q * c.d.k));
+    const tg_status status = data.run(c, out.data(), ctx.get());
+    take(status, out);
+  }
+  return fine ? all : std::vector<float>{};
+}
+
+/// Lines of kernels/cuda/*.cuh that match, without comments and without the port itself: (file, line number) -> first group.
+std::map<std::pair<std::string, int>, std::string> lines_of_kernels(const std::regex& pattern) {
+  std::map<std::pair<std::string, int>, std::string> found;
+  for (const auto& entry : fs::directory_iterator(source_dir() / "kernels/cuda")) {
+    const std::string name = entry.path().filename().string();
+    if (entry.path().extension() != ".cuh" || name.starts_with("port")) continue;
+    std::ifstream file(entry.path());
+    std::string line;
+    for (int number = 1; std::getline(file, line); ++number) {
+      std::smatch m;
+      const std::string code = line.substr(0, line.find("//"));
+      if (std::regex_search(code, m, pattern)) found[{name, number}] = m.size() > 1 ? m[1].str() : "";
+    }
+  }
+  return found;
+}
+
+TEST(SimtKernels, EveryGlobalFunctionHasRun) {
+  const auto definitions = lines_of_kernels(std::regex(R"(__global__\s+(?:__launch_bounds__\([^)]*\)\s*)?void\s+(\w+)\s*\()"));
+  ASSERT_EQ(definitions.size(), lines_of_kernels(std::regex("__global__")).size()) << "a __global__ function this test cannot read";
+  ASSERT_GE(definitions.size(), 4u);
+  ASSERT_FALSE(run_everything().empty());
+  const auto executed = simt::executed_kernels();
+  const std::set<std::string> names(executed.begin(), executed.end());
+  for (const auto& [where, name] : definitions) EXPECT_TRUE(names.count(name)) << where.first << ":" << where.second << ": " << name;
+}
+
+TEST(SimtKernels, EveryBarrierIsNeeded) {
+  const auto barriers = lines_of_kernels(std::regex("__syncthreads\\("));
+  ASSERT_GE(barriers.size(), 2u);
+  const auto correct = run_everything();
+  for (const auto& [where, nothing] : barriers) {
+    simt::set_ignored_barrier(where.first, where.second);
+    bool noticed = false;
+    for_each_order([&](const std::string&) { noticed = noticed || !same_bits(correct, run_everything()); });
+    simt::set_ignored_barrier("", 0);
+    EXPECT_TRUE(noticed) << where.first << ":" << where.second << " can be left out, and nothing changes";
+  }
+  EXPECT_TRUE(same_bits(correct, run_everything()));
+}
+
+}  // namespace
