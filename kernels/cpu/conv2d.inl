@@ -205,6 +205,12 @@ inline void grad_filter_block(const FilterJob& job, int64_t index, float* panels
       gather(x, m0, pixels, n, n + cols, panel, kNr);
       for (int64_t s = 0; cols < kNr && s < pixels; ++s) zero_floats(panel + s * kNr + cols, kNr - cols);
     }
+    const int64_t calls = blocks_of(blocks_of(row1 - row0, kMr) * blocks_of(col1 - col0, kNr), 2);
+    const Ahead next_dy{bytes_at(dy, (m0 + pixels) * job.pitch + row0), 1, pixels * job.pitch * 4, 0, calls};
+    Ahead next_x = next_tile(x, m0 + pixels, 0, 0, true, calls);
+    next_x.lines = 1;
+    next_x.bytes = pixels * x.step_h * x.step_w * x.pitch * 4;
+    int64_t call = 0;
     for (int64_t k = row0; k < row1; k += kMr) {
       const int64_t rows = least(kMr, row1 - k);
       for (int64_t s = 0; s < pixels; ++s) {
@@ -214,8 +220,10 @@ inline void grad_filter_block(const FilterJob& job, int64_t index, float* panels
       int64_t offset[kMr];
       for (int64_t i = 0; i < rows; ++i) offset[i] = (k + i) * columns;
       panel = panels;
-      for (int64_t n = col0; n < col1; n += kNr, panel += kKc * kNr) {
-        any_tile<true>(pixels, a, panel, {dfilter + n, offset, rows, least(kNr, col1 - n), m0 > 0, nullptr});
+      for (int64_t n = col0; n < col1; n += kNr, panel += kKc * kNr, ++call) {
+        TileArgs args{dfilter + n, offset, rows, least(kNr, col1 - n), m0 > 0, nullptr, bytes_at(a, 0), 0};
+        (call % 2 == 0 ? next_dy : next_x).of(call / 2, pixels, args);
+        any_tile<true>(pixels, a, panel, args);
       }
     }
     m0 += pixels;

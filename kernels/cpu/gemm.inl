@@ -44,7 +44,17 @@ struct TileArgs {
   int64_t rows, cols;        // what is there of the tile: <= kMr, <= kNr
   bool resume;               // continue the chains in C
   const Epilogue* epilogue;  // NULL while reduction blocks are still to come; its pointers stand at the tile's first column
+  const char* ahead;         // memory wanted next: every step prefetches ahead + step * ahead_bytes
+  int64_t ahead_bytes;
 };
+
+TG_FORCEINLINE void prefetch_near(const void* p) noexcept {
+#if TG_ISA_AVX512 || TG_ISA_AVX2
+  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
+#else
+  (void)p;
+#endif
+}
 
 // The vector of C at p, of which `cols` lanes (or more) are inside. Masks are free on AVX-512 and slow to store on AVX2.
 TG_FORCEINLINE V load_c(const float* p, int64_t cols) noexcept {
@@ -70,7 +80,16 @@ inline void tile(int64_t steps, const float* a, const float* b, const TileArgs& 
       acc[i][v] = resume ? load_c(t.c + t.offset[i] + v * kLanes, t.cols - v * kLanes) : V::zero();
     }
   }
+  if (!t.resume) {
+    for (int64_t i = 0; i < t.rows; ++i) {
+      prefetch_near(t.c + t.offset[i]);
+      prefetch_near(t.c + t.offset[i] + kNr - 1);
+    }
+  }
+  const char* ahead = t.ahead;
   for (int64_t s = 0; s < steps; ++s) {
+    TG_UNROLL for (int64_t line = 0; line < kNr * 4; line += 64) prefetch_near(ahead + line);
+    ahead += t.ahead_bytes;
     V column[kNv];
     TG_UNROLL for (int64_t v = 0; v < kNv; ++v) column[v] = V::load(b + s * kNr + v * kLanes);
     TG_UNROLL for (int64_t i = 0; i < kRows; ++i) {
@@ -238,6 +257,31 @@ inline void gather(const Patches& p, int64_t m0, int64_t rows, int64_t k0, int64
   }
 }
 
+// Memory that is wanted next: `lines` pieces of `bytes`, `stride` bytes apart, spread over `calls` calls of the micro-kernel.
+struct Ahead {
+  const char* start = nullptr;
+  int64_t lines = 0, bytes = 0, stride = 0, calls = 1;
+
+  TG_FORCEINLINE void of(int64_t call, int64_t steps, TileArgs& args) const noexcept {
+    const int64_t all = lines * bytes, at = call * all / calls;
+    if (all == 0 || steps == 0) return;
+    args.ahead = start + at / bytes * stride + at % bytes;
+    args.ahead_bytes = least(kNr * 4, blocks_of(least(blocks_of(all, calls), bytes - at % bytes), steps));
+  }
+};
+TG_FORCEINLINE const char* bytes_at(const float* base, int64_t index) noexcept { return reinterpret_cast<const char*>(base) + index * 4; }
+
+// What gather() will read for the tile at row m: all columns, or columns [k0, k1).
+TG_FORCEINLINE Ahead next_tile(const Patches& p, int64_t m, int64_t k0, int64_t k1, bool all, int64_t calls) noexcept {
+  if (p.plain && all) return {bytes_at(p.image, m * p.pitch), 1, kMr * p.pitch * 4, 0, calls};
+  if (p.plain) return {bytes_at(p.image, m * p.pitch + k0), kMr, (k1 - k0) * 4, p.pitch * 4, calls};
+  if (!all) return {};
+  const Walk cell(m, p.grid_h, p.grid_w);
+  const int64_t h = cell.i * p.step_h + p.first_h, w = cell.j * p.step_w + p.first_w;
+  const int64_t reach = (kMr - 1) * p.step_w + (p.taps - 1) * p.next_w + 1;
+  return {bytes_at(p.image, ((cell.n * p.h + h) * p.w + w) * p.pitch), p.lines, reach * p.pitch * 4, p.next_h * p.w * p.pitch * 4, calls};
+}
+
 // Where row m of C lies: the cell's pixel (i*step_h + first_h, j*step_w + first_w) of an image (N, h, w, pitch).
 struct Cells {
   int64_t h, w, pitch, grid_h, grid_w, step_h, step_w, first_h, first_w;
@@ -321,6 +365,7 @@ inline void block(const Product& p, int64_t g, int64_t m0, int64_t m1, int64_t n
   // Where the columns of B fit L2, tile after tile meets all of it; otherwise all rows meet one block of B after another.
   const int64_t pass = p.k * (n1 - n0) <= kCachedFloats ? kMr : m1 - m0;
   const int64_t kc = blocks_of(blocks_of(p.k, most(1, blocks_of(p.k, kKc))), 8) * 8;  // equal blocks
+  const int64_t panel_calls = blocks_of(n1 - n0, kNr), all_calls = panel_calls * blocks_of(p.k, most(1, kc));
   for (int64_t pass0 = m0; pass0 < m1; pass0 += pass) {
     const int64_t pass1 = least(m1, pass0 + pass);
     for (int64_t k0 = 0;;) {
@@ -340,11 +385,20 @@ inline void block(const Product& p, int64_t g, int64_t m0, int64_t m1, int64_t n
           const int64_t used = rows > kMr / 2 ? kMr : kMr / 2;
           for (int64_t i = rows; i < used; ++i) zero_floats(a + i * kRowStride, k1 - k0);
         }
+        const Ahead ahead = kTransposed ? Ahead{} : next_tile(patches, m + kMr, k0, k1, pass == kMr, pass == kMr ? all_calls : panel_calls);
         for (int64_t n = n0; n < n1; n += kNr) {
           Epilogue epilogue = p.epilogue;
           if (epilogue.bias) epilogue.bias += g * p.bias_batch + n;
           if (epilogue.residual) epilogue.residual += g * p.c_batch + n;
-          const TileArgs args{c + n, offset, rows, least(kNr, n1 - n), k0 > 0, last ? &epilogue : nullptr};
+          TileArgs args{c + n, offset, rows, least(kNr, n1 - n), k0 > 0, last ? &epilogue : nullptr, bytes_at(a, 0), 0};
+          if (pass == kMr) {
+            ahead.of(k0 / most(1, kc) * panel_calls + (n - n0) / kNr, k1 - k0, args);
+          } else if (m == pass0) {  // the first rows draw the next panel of B into the cache
+            args.ahead = bytes_at(panels, n + kNr < n1 ? (n + kNr) * p.k + k0 * kNr : n0 * p.k + k1 * kNr);
+            args.ahead_bytes = kNr * 4;
+          } else {
+            ahead.of((n - n0) / kNr, k1 - k0, args);
+          }
           any_tile<kTransposed>(k1 - k0, a, panels + n * p.k + k0 * kNr, args);
         }
         const int64_t end = m + rows;
@@ -388,6 +442,7 @@ inline tg_status matmul(const tg_matmul_desc* d, const void* a, const void* b, v
   using namespace gemm;
   if (d->dtype != kTgFloat32) return kTgUnsupported;
   if (d->batch == 0 || d->m == 0 || d->n == 0) return kTgOk;
+  if (d->k == 0) return zero_floats(static_cast<float*>(c), d->batch * d->m * d->n), kTgOk;  // a sum of nothing
   struct Pack {
     const tg_matmul_desc* d;
     const float* b;
