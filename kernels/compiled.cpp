@@ -17,17 +17,9 @@
 #undef TOMOGRAD_BODIES
 #define TOMOGRAD_BODIES 1
 
-#include <tomograd/autograd/autograd.hpp>
-#include <tomograd/core/reference.hpp>
 #include <tomograd/cuda.hpp>
 #include <tomograd/image.hpp>
-#include <tomograd/ops/ops.hpp>
-#if __has_include(<tomograd/tomograd.hpp>)
-#include <tomograd/tomograd.hpp>
-#else
-#include <tomograd/data/csv.hpp>
-#include <tomograd/train/metrics.hpp>
-#endif
 #if __has_include(<tomograd/infer.hpp>)
 #include <tomograd/infer.hpp>
 #endif
+#include <tomograd/tomograd.hpp>

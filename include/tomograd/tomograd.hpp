@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: MIT
+// Copyright The tomograd authors
+//
+// The whole engine: tensors and ops, the tape, modules, models, weights, plans, data and training. Programs that only run a model
+// include infer.hpp; pictures come with image.hpp.
+#pragma once
+
+#include "autograd/autograd.hpp"
+#include "core/reference.hpp"
+#include "data/augment.hpp"
+#include "data/csv.hpp"
+#include "data/dataset.hpp"
+#include "graph/plan.hpp"
+#include "models/model.hpp"
+#include "models/resnet.hpp"
+#include "nn/nn.hpp"
+#include "ops/ops.hpp"
+#include "optim/optim.hpp"
+#include "optim/schedule.hpp"
+#include "train/metrics.hpp"
+#include "weights/pytorch.hpp"
+#include "weights/safetensors.hpp"
+#include "weights/state_dict.hpp"
