@@ -64,11 +64,16 @@ const std::vector<Conv> kConvs{
     {"empty batch", 0, 5, 5, 3, 4, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},
 };
 
+const std::vector<std::pair<tg_conv_algorithm, const char*>> kAlgorithms{
+    {kTgConvAuto, " auto"}, {kTgConvImplicitGemm, " implicit gemm"}, {kTgConvDirect, " direct"}, {kTgConvWinograd, " winograd"}};
+
 /// What kind of tolerance and what may be missing, for an algorithm asked for by name.
 ConformOptions options_for(const std::string& kernel, tg_conv_algorithm algorithm) {
   ConformOptions options;
   options.tolerance = algorithm == kTgConvWinograd || algorithm == kTgConvAuto ? "conv2d winograd" : kernel;
   options.may_skip = algorithm != kTgConvAuto;
+  for (const auto& [a, name] : kAlgorithms)
+    if (a == algorithm && options.may_skip) options.algorithm = name;
   return options;
 }
 
@@ -100,9 +105,6 @@ void check_forward(const Conv& conv, tg_conv_algorithm algorithm, const char* ki
       },
       options_for("conv2d", algorithm));
 }
-
-const std::vector<std::pair<tg_conv_algorithm, const char*>> kAlgorithms{
-    {kTgConvAuto, " auto"}, {kTgConvImplicitGemm, " implicit gemm"}, {kTgConvDirect, " direct"}, {kTgConvWinograd, " winograd"}};
 
 }  // namespace
 

@@ -46,7 +46,8 @@ TEST(Softmax, Gradients) {
     for (const int log : {0, 1})
       conform("softmax_grad", (log ? "log" : "plain") + shape_name(rows, cols), [&, rows = rows, cols = cols](auto& run) {
         const tg_softmax_desc d{rows, cols, log, run.dtype};
-        auto& y = run.input(log ? uniform(rows * cols, 2, -9, -0.01) : uniform(rows * cols, 2, 0, 2.0 / double(cols)));
+        auto& y = run.input(log ? uniform(rows * cols, 2, -9 - std::log(double(cols)), -0.01 - std::log(double(cols)))
+                                : uniform(rows * cols, 2, 0, 2.0 / double(cols)));
         auto &dy = run.input(normal(rows * cols, 3)), &dx = run.output(rows * cols);
         run.call(run.table->softmax_grad, &d, y, dy, dx);
       });

@@ -75,8 +75,8 @@ class ReportSkipped : public ::testing::Environment {
   void TearDown() override {
     for (const auto& [table, kernels] : skipped()) {
       std::string line;
-      for (const auto& k : kernels) line += (line.empty() ? "" : ", ") + k;
-      std::printf("[  SKIPPED ] %s has no: %s\n", table.c_str(), line.c_str());
+      for (const auto& [k, cases] : kernels) line += (line.empty() ? "" : ", ") + k + " (" + std::to_string(cases) + " cases)";
+      std::printf("[  SKIPPED ] %s lacks: %s\n", table.c_str(), line.c_str());
     }
   }
 };

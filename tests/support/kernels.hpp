@@ -34,6 +34,7 @@
 #include <set>
 #include <string>
 #include <thread>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -56,7 +57,10 @@ namespace tomograd_test {
 
 /// Uniform in (low, high), the same on every machine.
 inline std::vector<float> uniform(int64_t count, uint64_t seed, double low = -1, double high = 1) {
-  std::vector<float> values(static_cast<std::size_t>(count));
+  static std::map<std::tuple<int64_t, uint64_t, double, double>, std::vector<float>> made;  // every run of a case asks again
+  auto [at, fresh] = made.try_emplace({count, seed, low, high}, std::size_t(count));
+  auto& values = at->second;
+  if (!fresh) return values;
   uint32_t words[4] = {};
   for (std::size_t i = 0; i < values.size(); ++i) {
     if (i % 4 == 0) tomograd::kernels::philox4x32_10(seed, i / 4, 77, words);
@@ -67,16 +71,16 @@ inline std::vector<float> uniform(int64_t count, uint64_t seed, double low = -1,
 
 /// Bell-shaped, mean 0, variance 1 (sum of four uniforms), within (-3.5, 3.5).
 inline std::vector<float> normal(int64_t count, uint64_t seed) {
-  const auto u = uniform(4 * count, seed, -1, 1);
-  std::vector<float> values(static_cast<std::size_t>(count));
-  for (std::size_t i = 0; i < values.size(); ++i) values[i] = 0.8660254f * (u[4 * i] + u[4 * i + 1] + u[4 * i + 2] + u[4 * i + 3]);
+  static std::map<std::pair<int64_t, uint64_t>, std::vector<float>> made;
+  auto [at, fresh] = made.try_emplace({count, seed}, std::size_t(count));
+  auto& values = at->second;
+  if (!fresh) return values;
+  uint32_t words[4];
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    tomograd::kernels::philox4x32_10(seed, i, 78, words);
+    values[i] = float(((double(words[0]) + words[1]) + (double(words[2]) + words[3]) - 0x1p33) * 0x1p-31 * 0.8660254);
+  }
   return values;
-}
-
-inline int64_t product(std::initializer_list<int64_t> sizes) {
-  int64_t count = 1;
-  for (const int64_t s : sizes) count *= s;
-  return count;
 }
 
 // ---- workers --------------------------------------------------------------------------------------------------------------------
@@ -438,15 +442,16 @@ inline std::string compare_bits(const Outcome& got, const Outcome& other) {
 
 // ---- the check ----------------------------------------------------------------------------------------------------------------------
 
-/// Kernels that a table does not have, printed once at the end.
-inline std::map<std::string, std::set<std::string>>& skipped() {
-  static std::map<std::string, std::set<std::string>> names;
+/// Kernels that a table does not have, with the number of cases; printed once at the end.
+inline std::map<std::string, std::map<std::string, int>>& skipped() {
+  static std::map<std::string, std::map<std::string, int>> names;
   return names;
 }
 
 struct ConformOptions {
   std::string tolerance;  // name in the table above; default: the kernel's own
-  bool may_skip = false;  // even complete tables may lack this (a forced algorithm)
+  bool may_skip = false;  // even complete tables may lack this: an algorithm asked for by name
+  std::string algorithm;
 };
 
 /// Runs body on every table as described at the top.
@@ -473,7 +478,7 @@ void conform(const std::string& kernel, const std::string& name, const Body& bod
         EXPECT_EQ(outcome.complaint, "") << where(table, type, w);
         if (!outcome.supported) {
           if (table.complete && !options.may_skip && std::is_same_v<T, float>) ADD_FAILURE() << where(table, type, w) << "not supported";
-          if (std::is_same_v<T, float>) skipped()[table.kernels->name].insert(options.may_skip ? kernel + " " + name : kernel);
+          if (std::is_same_v<T, float>) ++skipped()[table.kernels->name][kernel + options.algorithm];
           break;
         }
         if (w == 1) {
