@@ -2,7 +2,8 @@
 // Copyright The tomograd authors
 //
 // Resizing exactly as Pillow does it (what torchvision's ImageNet weights were measured with), and torchvision's size and crop rounding.
-// A separable filter, stretched by the scale when reducing (antialias): out[i] = Σ_j w(i,j) in[j] / Σ_j w(i,j). Horizontal pass first.
+// A separable filter, stretched by the scale when reducing (antialias): out[i] = Σ_j w(i,j) in[j] / Σ_j w(i,j). Horizontal pass first
+// (Pillow 13 turns the passes round for some shapes, which moves single values by one level).
 // uint8: weights in 22-bit fixed point, rounded to uint8 after each pass, equal to Pillow bit for bit. Others: sums in double, rounded to
 // the pixel type after each pass (Pillow's modes I;16 and F). Source: Pillow, src/libImaging/Resample.c.
 #pragma once
