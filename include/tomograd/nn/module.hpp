@@ -198,4 +198,15 @@ inline void copy_state(Module& from, Module& to) {
   }
 }
 
+/// The same into the tensors that are there: optimisers and handles that hold them see the change.
+inline void copy_state_into(Module& from, Module& to) {
+  const auto a = from.state(), b = to.state();
+  if (a.size() != b.size()) fail("copy_state: modules have " + std::to_string(a.size()) + " and " + std::to_string(b.size()) + " tensors");
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    if (!(a[i].tensor->shape() == b[i].tensor->shape())) fail("copy_state: " + a[i].name + " differs in shape");
+    tomograd::detail::copy_bytes(*a[i].tensor, *b[i].tensor);
+    b[i].tensor->bump_version();
+  }
+}
+
 }  // namespace tomograd::inline TOMOGRAD_ABI::nn

@@ -19,7 +19,7 @@ namespace tomograd::inline TOMOGRAD_ABI::optim {
 
 /// Parameters that share a rate. Frozen ones (no requires_grad) and those without a gradient are passed over.
 struct Group {
-  std::vector<Tensor> parameters;
+  std::vector<Tensor> parameters = {};
   double lr = 1e-3;
   double weight_decay = 0;
   double momentum = 0.9;  // SGD's momentum, Adam's beta1
