@@ -86,6 +86,12 @@ inline void tile(int64_t steps, const float* a, const float* b, const TileArgs& 
       prefetch_near(t.c + t.offset[i] + kNr - 1);
     }
   }
+  if (t.epilogue && t.epilogue->residual) {
+    for (int64_t i = 0; i < t.rows; ++i) {
+      prefetch_near(t.epilogue->residual + t.offset[i]);
+      prefetch_near(t.epilogue->residual + t.offset[i] + kNr - 1);
+    }
+  }
   const char* ahead = t.ahead;
   for (int64_t s = 0; s < steps; ++s) {
     TG_UNROLL for (int64_t line = 0; line < kNr * 4; line += 64) prefetch_near(ahead + line);
