@@ -10,7 +10,6 @@
 #include "binary.inl"
 #include "copy.inl"
 #include "dropout.inl"
-#include "norm.inl"
 #include "optim.inl"
 #include "pool.inl"
 #include "reduce.inl"
@@ -18,6 +17,7 @@
 #include "unary.inl"
 //
 #include "losses.inl"
+#include "norm.inl"
 #if __has_include("conv2d.inl")
 #include "conv2d.inl"
 #endif

@@ -14,10 +14,19 @@ inline tg_status dropout(const tg_dropout_desc* d, const void* x_, void* y_, con
   const int64_t count = d->count;
   static_assert(kBlockElements % 4 == 0);
   parallel_ranges(ctx, count, 1, [=](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i += 4) {
-      uint32_t word[4];
-      philox4x32_10(seed, offset + static_cast<uint64_t>(i) / 4, 0, word);
-      for (int64_t j = 0; j < min(4, end - i); ++j) y[i + j] = word[j] >= least ? x[i + j] * scale : 0.0f;
+    constexpr int64_t kRun = 256;
+    int32_t keep[kRun];
+    for (int64_t run = begin; run < end; run += kRun) {
+      const int64_t n = min(kRun, end - run);
+      for (int64_t i = 0; i < n; i += 4) {
+        uint32_t word[4];
+        philox4x32_10(seed, offset + static_cast<uint64_t>(run + i) / 4, 0, word);
+        for (int64_t j = 0; j < 4; ++j) keep[i + j] = static_cast<int32_t>(word[j] >= least);
+      }
+      for_lanes(n, [&](int64_t i, auto tail) TG_LAMBDA {
+        const V kept = V::load(x + run + i, tail) * V::all(scale);
+        select(I::load(keep + i, tail) == I::all(1), kept, V::zero()).store(y + run + i, tail);
+      });
     }
   });
   return kTgOk;

@@ -11,12 +11,13 @@ inline int64_t norm_workspace(const tg_batch_norm_desc& d) noexcept {
   return 2 * norm_chunks(d) * d.c * static_cast<int64_t>(sizeof(float));
 }
 
-// f(count, j, tail) for tiles of `count` vectors (a constant, 4 or 1) that start at channel j.
+// f(group, r) for rows r … r+group, four at a time and then one by one: sums in memory are touched once per group, memory is read in one
+// stream, and a group's sum joins the total in one rounding. `group` is a constant.
 template <class F>
-TG_FORCEINLINE void for_channel_tiles(int64_t c, const F& f) noexcept {
-  int64_t j = 0;
-  for (; j + 4 * kLanes <= c; j += 4 * kLanes) f(std::integral_constant<int64_t, 4>{}, j, Full{});
-  for (; j < c; j += kLanes) f(std::integral_constant<int64_t, 1>{}, j, Tail(c - j));
+TG_FORCEINLINE void for_row_groups(int64_t rows, const F& f) noexcept {
+  int64_t r = 0;
+  for (; r + 4 <= rows; r += 4) f(std::integral_constant<int64_t, 4>{}, r);
+  for (; r < rows; ++r) f(std::integral_constant<int64_t, 1>{}, r);
 }
 
 inline tg_status moments(const tg_batch_norm_desc* d, const void* x_, void* mean_, void* var_, const tg_ctx* ctx) noexcept {
@@ -30,27 +31,24 @@ inline tg_status moments(const tg_batch_norm_desc* d, const void* x_, void* mean
     const int64_t rows = min(d->rows - chunk * length, length);
     const float* from = x + chunk * length * c;
     float* to = partial + 2 * chunk * c;
+    float* m2 = to + c;
+    add_rows(rows, c, c, from, to, false);
     const V count = V::all(static_cast<float>(rows));
-    for_channel_tiles(c, [&](auto vectors, int64_t j, auto tail) TG_LAMBDA {
-      constexpr int64_t kVectors = decltype(vectors)::value;
-      V average[kVectors], m2[kVectors];
-      TG_UNROLL for (int64_t v = 0; v < kVectors; ++v) average[v] = m2[v] = V::zero();
-      for (int64_t r = 0; r < rows; ++r) {
-        const float* p = from + r * c + j;
-        TG_UNROLL for (int64_t v = 0; v < kVectors; ++v) average[v] = average[v] + V::load(p + v * kLanes, tail);
-      }
-      TG_UNROLL for (int64_t v = 0; v < kVectors; ++v) average[v] = average[v] / count;
-      for (int64_t r = 0; r < rows; ++r) {
-        const float* p = from + r * c + j;
-        TG_UNROLL for (int64_t v = 0; v < kVectors; ++v) {
-          const V distance = V::load(p + v * kLanes, tail) - average[v];
-          m2[v] = fma(distance, distance, m2[v]);
+    for_lanes(c, [&](int64_t j, auto tail) TG_LAMBDA {
+      (V::load(to + j, tail) / count).store(to + j, tail);
+      V::zero().store(m2 + j, tail);
+    });
+    for_row_groups(rows, [&](auto group, int64_t r) TG_LAMBDA {
+      const float* p = from + r * c;
+      for_lanes(c, [&](int64_t j, auto tail) TG_LAMBDA {
+        const V centre = V::load(to + j, tail);
+        V acc = V::zero();
+        TG_UNROLL for (int64_t i = 0; i < decltype(group)::value; ++i) {
+          const V distance = V::load(p + i * c + j, tail) - centre;
+          acc = fma(distance, distance, acc);
         }
-      }
-      TG_UNROLL for (int64_t v = 0; v < kVectors; ++v) {
-        average[v].store(to + j + v * kLanes, tail);
-        m2[v].store(to + c + j + v * kLanes, tail);
-      }
+        (V::load(m2 + j, tail) + acc).store(m2 + j, tail);
+      });
     });
   });
   parallel_ranges(ctx, ceil_div(c, 64), 64 * max(chunks, 1), [=](int64_t begin, int64_t end) {
@@ -142,26 +140,22 @@ inline tg_status batch_norm_grad_reduce(const tg_batch_norm_desc* d, const void*
   parallel(ctx, chunks, [=](int64_t chunk, int32_t) {
     const int64_t rows = min(d->rows - chunk * length, length), start = chunk * length * c;
     float* to = partial + 2 * chunk * c;
-    for_channel_tiles(c, [&](auto vectors, int64_t j, auto tail) TG_LAMBDA {
-      constexpr int64_t kVectors = decltype(vectors)::value;
-      V plain[kVectors], weighted[kVectors], centre[kVectors];
-      TG_UNROLL for (int64_t v = 0; v < kVectors; ++v) {
-        plain[v] = weighted[v] = V::zero();
-        centre[v] = V::load(mean + j + v * kLanes, tail);
-      }
-      for (int64_t r = 0; r < rows; ++r) {
-        const int64_t at = start + r * c + j;
-        TG_UNROLL for (int64_t v = 0; v < kVectors; ++v) {
-          V g = V::load(dy + at + v * kLanes, tail);
-          if (relu) g = select(V::load(y + at + v * kLanes, tail) > V::zero(), g, V::zero());
-          plain[v] = plain[v] + g;
-          weighted[v] = fma(g, V::load(x + at + v * kLanes, tail) - centre[v], weighted[v]);
+    float* weighted = to + c;
+    for_lanes(2 * c, [&](int64_t j, auto tail) TG_LAMBDA { V::zero().store(to + j, tail); });
+    for_row_groups(rows, [&](auto group, int64_t r) TG_LAMBDA {
+      const int64_t at = start + r * c;
+      for_lanes(c, [&](int64_t j, auto tail) TG_LAMBDA {
+        const V centre = V::load(mean + j, tail);
+        V sum = V::zero(), weighted_sum = V::zero();
+        TG_UNROLL for (int64_t i = 0; i < decltype(group)::value; ++i) {
+          V g = V::load(dy + at + i * c + j, tail);
+          if (relu) g = select(V::load(y + at + i * c + j, tail) > V::zero(), g, V::zero());
+          sum = sum + g;
+          weighted_sum = fma(g, V::load(x + at + i * c + j, tail) - centre, weighted_sum);
         }
-      }
-      TG_UNROLL for (int64_t v = 0; v < kVectors; ++v) {
-        plain[v].store(to + j + v * kLanes, tail);
-        weighted[v].store(to + c + j + v * kLanes, tail);
-      }
+        (V::load(to + j, tail) + sum).store(to + j, tail);
+        (V::load(weighted + j, tail) + weighted_sum).store(weighted + j, tail);
+      });
     });
   });
   parallel_ranges(ctx, ceil_div(c, 64), 64 * max(chunks, 1), [=](int64_t begin, int64_t end) {

@@ -3,10 +3,10 @@
 //
 // y = scale * sum of x over some axes: x (outer, reduced, inner) -> y (outer, inner) after merging axes.   memory bound
 // Where the reduction is innermost, 16 virtual lanes run along it, in chunks of kReduceChunk elements; elsewhere lanes run over `inner`
-// and rows are added one by one, in chunks of kReduceRows rows. Chunks are merged in order. Reduced axes that do not merge into one are
+// and rows are added four by four, in chunks of kReduceRows rows. Chunks are merged in order. Reduced axes that do not merge into one are
 // walked in order by one worker per output row.
 
-constexpr int64_t kReduceChunk = 1 << 14, kReduceRows = 512, kReduceColumns = 1 << 12;
+constexpr int64_t kReduceChunk = 1 << 12, kReduceRows = 256, kReduceColumns = 1 << 12;
 
 struct ReduceShape {
   int32_t dims;
@@ -45,7 +45,7 @@ inline int64_t reduce_workspace(const tg_reduce_desc& d) noexcept {
   return s.simple && s.chunks > 1 ? s.outer * s.chunks * s.inner * static_cast<int64_t>(sizeof(float)) : 0;
 }
 
-// to[j] = (accumulate ? to[j] : 0) + x[0][j] + x[1][j] + …, in this order; rows are `pitch` apart.
+// to[j] = (accumulate ? to[j] : 0) + ((x[0][j] + x[1][j]) + (x[2][j] + x[3][j])) + …, and the last rows one by one; rows are `pitch` apart.
 inline void add_rows(int64_t rows, int64_t cols, int64_t pitch, const float* x, float* to, bool accumulate) noexcept {
   if (!accumulate) {
     for_lanes(cols, [&](int64_t j, auto tail) TG_LAMBDA { V::zero().store(to + j, tail); });
@@ -54,8 +54,9 @@ inline void add_rows(int64_t rows, int64_t cols, int64_t pitch, const float* x, 
   for (; r + 4 <= rows; r += 4) {
     const float* p = x + r * pitch;
     for_lanes(cols, [&](int64_t j, auto tail) TG_LAMBDA {
-      const V acc = ((V::load(to + j, tail) + V::load(p + j, tail)) + V::load(p + pitch + j, tail)) + V::load(p + 2 * pitch + j, tail);
-      (acc + V::load(p + 3 * pitch + j, tail)).store(to + j, tail);
+      const V two = V::load(p + j, tail) + V::load(p + pitch + j, tail);
+      const V four = two + (V::load(p + 2 * pitch + j, tail) + V::load(p + 3 * pitch + j, tail));
+      (V::load(to + j, tail) + four).store(to + j, tail);
     });
   }
   for (; r < rows; ++r) {

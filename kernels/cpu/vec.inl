@@ -367,9 +367,11 @@ struct Lanes16 {
     return r;
   }
 };
-// f(part, i, Full or Tail): the lanes i … i+kLanes belong to the accumulator part. A Tail may be empty.
+// f(part, i, Full or Tail): the lanes i … i+kLanes belong to the accumulator part. A Tail may be empty. On the scalar set the 16 parts
+// stay a loop: unrolled, they would be most of the library's compile time.
 template <class F>
 TG_FORCEINLINE void for_lanes16(int64_t n, const F& f) noexcept {
+#if TG_ISA_AVX512 || TG_ISA_AVX2
   int64_t i = 0;
   for (; i + 16 <= n; i += 16) {
     TG_UNROLL for (int64_t u = 0; u < kParts; ++u) f(u, i + u * kLanes, Full{});
@@ -377,6 +379,9 @@ TG_FORCEINLINE void for_lanes16(int64_t n, const F& f) noexcept {
   if (i < n) {
     TG_UNROLL for (int64_t u = 0; u < kParts; ++u) f(u, i + u * kLanes, Tail(n - i - u * kLanes));
   }
+#else
+  for (int64_t i = 0; i < n; ++i) f(i % 16, i, Full{});
+#endif
 }
 TG_FORCEINLINE float sum(const Lanes16& lanes) noexcept {
   float s[16];
