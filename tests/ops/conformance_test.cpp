@@ -29,16 +29,25 @@ TEST_P(Op, GradientMatchesFiniteDifferencesInDouble) {
   for (std::size_t k = 0; k < c.inputs.size(); ++k) {
     ASSERT_TRUE(o.gradients[k]) << "input " << k << " got no gradient";
     const std::int64_t n = c.inputs[k].count();
-    for (std::int64_t i = 0; i < n; i += std::max<std::int64_t>(1, n / 23)) {  // a spread of elements
+    auto slope = [&](std::int64_t i, double h) {
       auto inputs = make_inputs(c, tg::DType::f64, tg::reference());
-      const double x = inputs[k].data<double>()[i], h = 1e-5;
+      const double x = inputs[k].data<double>()[i];
       inputs[k].data<double>()[i] = x + h;
       const double up = weighted_sum(c.run(inputs), seed);
       inputs[k].data<double>()[i] = x - h;
-      const double down = weighted_sum(c.run(inputs), seed);
-      const double numeric = (up - down) / (2 * h), analytic = o.gradients[k].data<double>()[i];
+      return (up - weighted_sum(c.run(inputs), seed)) / (2 * h);
+    };
+    int compared = 0, kinks = 0;
+    for (std::int64_t i = 0; i < n; i += std::max<std::int64_t>(1, n / 23)) {  // a spread of elements
+      const double numeric = slope(i, 1e-5), finer = slope(i, 1e-6), analytic = o.gradients[k].data<double>()[i];
+      if (std::fabs(numeric - finer) > 1e-5 * (1 + std::fabs(finer))) {  // a ReLU behind a sum turns within the step: no slope there
+        ++kinks;
+        continue;
+      }
+      ++compared;
       ASSERT_NEAR(analytic, numeric, 1e-6 * (1 + std::fabs(numeric))) << "input " << k << " element " << i;
     }
+    EXPECT_GE(compared, 4 * kinks) << "input " << k << ": too many kinks to say anything";
   }
 }
 

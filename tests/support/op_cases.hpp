@@ -13,6 +13,7 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,8 @@ struct OpCase {
   bool positive = false;                                          // inputs in [0.5, 1.5): log, sqrt, divisors
   double tolerance = 2e-5;                                        // float32 against float64, relative to the largest value
 };
+
+inline void PrintTo(const OpCase& c, std::ostream* out) { *out << c.name; }
 
 inline std::vector<tg::Tensor> make_inputs(const OpCase& c, tg::DType dtype, const tg::Device& device, std::uint64_t seed = 1) {
   std::vector<tg::Tensor> all;
