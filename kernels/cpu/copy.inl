@@ -62,9 +62,9 @@ inline void walk_copy(CopyShape s, const tg_ctx* ctx, const F& row) noexcept {
       for (int32_t i = densest; i < mid; ++i) v[i] = v[i + 1];
       v[mid] = keep;
     }
-    tile_mid = tile_inner = 32;
-    if (s.size[last] < tile_inner) tile_mid = 1024 / max(1, s.size[last]);
-    if (s.size[mid] < tile_mid) tile_inner = max(tile_inner, 1024 / max(1, s.size[mid]));
+    tile_mid = tile_inner = 64;
+    if (s.size[last] < tile_inner) tile_mid = 4096 / max(1, s.size[last]);
+    if (s.size[mid] < tile_mid) tile_inner = max(tile_inner, 4096 / max(1, s.size[mid]));
   } else {
     tile_mid = max(1, kBlockElements / max(1, s.size[last]));
   }
