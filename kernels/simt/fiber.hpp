@@ -2,11 +2,11 @@
 // Copyright The tomograd authors
 //
 // Fibers: many stacks on one OS thread, switched by hand. A CUDA thread is one fiber. Fibers(n) runs entry(i) on stack i from resume(i)
-// until it calls yield(i); the scheduler never leaves the OS thread it is on. A fiber that returns from entry is parked and starts
-// over at the next resume, so a stack is set up once.
-// x86-64 System V: save the callee-saved registers, exchange stack pointers, pop, jump (a few ns; `jmp` instead of `ret`, which the
-// return predictor would always get wrong). Elsewhere ucontext (some 500 ns: it asks the kernel for the signal mask each time).
-// Stacks have a guard page: overflow is a segmentation fault, not silent damage. ASan and TSan are told about every switch.
+// until it calls yield(). Whoever resumes is the scheduler, on whatever OS thread; one at a time. A fiber that returns from entry is parked
+// and starts over at the next resume, so a stack is set up once. x86-64 System V: save the callee-saved registers, exchange stack pointers,
+// pop, jump (a few ns; `jmp` instead of `ret`, which the return predictor would always get wrong). Elsewhere ucontext (some 500 ns: it asks
+// the kernel for the signal mask each time). Stacks have a guard page: overflow is a segmentation fault, not silent damage. ASan and TSan
+// are told about every switch.
 #pragma once
 
 #include "../abi.h"
@@ -89,9 +89,17 @@ class Fibers {
   /// At least n fibers; false where memory is short. Only from outside a fiber.
   bool reserve(int n) { return n <= static_cast<int>(fibers_.size()) || resize(static_cast<std::size_t>(n)); }
 
-  /// Throws away what all fibers were doing: the next resume starts entry anew. Their frames are dropped without running destructors.
-  void abandon() {
-    for (auto& f : fibers_) set_up(*f);
+  /// Throws away what fiber i was doing: its next resume starts entry anew. Its frames are dropped without running destructors.
+  void abandon(int i) {
+    Fiber& f = *fibers_[static_cast<std::size_t>(i)];
+#if defined(TG_SIMT_TSAN)
+    // Its record of the calls it is in cannot be emptied, only made anew, which takes milliseconds; it has room for some thousands.
+    if (++f.dropped % 256 == 0) {
+      __tsan_destroy_fiber(f.tsan);
+      f.tsan = __tsan_create_fiber(0);
+    }
+#endif
+    set_up(f);
   }
 
   /// Runs fiber i until it yields or entry returns.
@@ -124,7 +132,7 @@ class Fibers {
 #endif
     exchange(f.context, main_);
 #if defined(TG_SIMT_ASAN)
-    __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
+    __sanitizer_finish_switch_fiber(fake, &main_stack_, &main_bytes_);  // the next resume may be another OS thread's
 #endif
   }
 
@@ -154,6 +162,7 @@ class Fibers {
     std::size_t bytes = 0;
 #if defined(TG_SIMT_TSAN)
     void* tsan = nullptr;
+    int dropped = 0;
 #endif
     Fiber() = default;
     Fiber(const Fiber&) = delete;
@@ -193,8 +202,7 @@ class Fibers {
     __asan_unpoison_memory_region(f.stack, f.bytes);
 #endif
 #if defined(TG_SIMT_TSAN)
-    if (f.tsan) __tsan_destroy_fiber(f.tsan);
-    f.tsan = __tsan_create_fiber(0);
+    if (!f.tsan) f.tsan = __tsan_create_fiber(0);
 #endif
 #if TG_SIMT_SWITCH == 1
     void** top = reinterpret_cast<void**>(f.stack + f.bytes);

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <exception>
 #include <limits>
+#include <memory>
 #include <mutex>
 #include <numeric>
 #include <set>
@@ -78,15 +79,54 @@ struct Job {
 
 #if TG_SIMT_SWITCH
 
-/// One per OS thread: runs one block at a time.
+/// Runs one block at a time. Stacks are dear (most of all under TSan), so schedulers are kept and lent to the OS threads that work.
 class Scheduler {
  public:
   Scheduler() : fibers_([](void* self, int) { static_cast<Scheduler*>(self)->body(); }, this) {}
 
-  static Scheduler& here() {
-    static thread_local Scheduler scheduler;
+  /// The one that runs on this OS thread.
+  static Scheduler*& here() {
+    static thread_local Scheduler* scheduler = nullptr;
     return scheduler;
   }
+
+  /// Holds a scheduler for this OS thread.
+  class Loan {
+   public:
+    Loan() {
+      Store& s = store();
+      std::lock_guard lock(s.mutex);
+      if (s.idle.empty()) {
+        s.idle.reserve(++s.made);  // so that giving back needs no memory
+        lent_ = std::make_unique<Scheduler>();
+      } else {
+        lent_ = std::move(s.idle.back());
+        s.idle.pop_back();
+      }
+      here() = lent_.get();
+    }
+    ~Loan() {
+      here() = nullptr;
+      Store& s = store();
+      std::lock_guard lock(s.mutex);
+      s.idle.push_back(std::move(lent_));
+    }
+    Loan(const Loan&) = delete;
+    Loan& operator=(const Loan&) = delete;
+    Scheduler* operator->() const { return lent_.get(); }
+
+   private:
+    struct Store {
+      std::mutex mutex;
+      std::vector<std::unique_ptr<Scheduler>> idle;
+      std::size_t made = 0;
+    };
+    static Store& store() {
+      static Store* const s = new Store;  // never destroyed: threads may outlive main
+      return *s;
+    }
+    std::unique_ptr<Scheduler> lent_;
+  };
 
   void run_block(Job& job, std::int64_t block) {
     const dim3 grid = job.launch.grid, size = job.launch.block;
@@ -129,7 +169,8 @@ class Scheduler {
       }
       if (error_.empty() && alive > 0 && !release_warps() && !release_barrier(alive)) explain();
       if (!error_.empty()) {
-        fibers_.abandon();
+        for (int t = 0; t < count; ++t)
+          if (threads_[static_cast<std::size_t>(t)].state != State::done) fibers_.abandon(t);
         return job.fail(block, "block " + triple(blockIdx.x, blockIdx.y, blockIdx.z) + ": " + error_);
       }
     }
@@ -301,7 +342,7 @@ class Scheduler {
 
 TOMOGRAD_INLINE void barrier(const char* file, int line) {
 #if TG_SIMT_SWITCH
-  Scheduler::here().barrier(file, line);
+  Scheduler::here()->barrier(file, line);
 #else
   static_cast<void>(file), static_cast<void>(line);
 #endif
@@ -309,7 +350,7 @@ TOMOGRAD_INLINE void barrier(const char* file, int line) {
 TOMOGRAD_INLINE std::uint64_t exchange(WarpOp op, std::uint32_t mask, std::uint64_t value, std::uint32_t lane, int width, const char* file,
                                        int line) {
 #if TG_SIMT_SWITCH
-  return Scheduler::here().exchange(op, mask, value, lane, width, file, line);
+  return Scheduler::here()->exchange(op, mask, value, lane, width, file, line);
 #else
   static_cast<void>(op), static_cast<void>(mask), static_cast<void>(lane), static_cast<void>(width);
   static_cast<void>(file), static_cast<void>(line);
@@ -318,14 +359,14 @@ TOMOGRAD_INLINE std::uint64_t exchange(WarpOp op, std::uint32_t mask, std::uint6
 }
 TOMOGRAD_INLINE void defect(const char* what, const char* file, int line) {
 #if TG_SIMT_SWITCH
-  Scheduler::here().defect(what, file, line);
+  Scheduler::here()->defect(what, file, line);
 #else
   static_cast<void>(what), static_cast<void>(file), static_cast<void>(line);
 #endif
 }
 TOMOGRAD_INLINE void* dynamic_shared() {
 #if TG_SIMT_SWITCH
-  return Scheduler::here().dynamic_shared();
+  return Scheduler::here()->dynamic_shared();
 #else
   return nullptr;
 #endif
@@ -379,14 +420,14 @@ TOMOGRAD_INLINE tg_status run(std::string_view kernel, const Launch& launch, con
   }
   const auto chunk = [](void* p, std::int64_t item, std::int32_t) {
     Job& j = *static_cast<Job*>(p);
-    for (std::int64_t i = item * j.chunk; i < std::min(j.blocks, (item + 1) * j.chunk); ++i) {
-      const std::int64_t block = (j.first + i * j.step) % j.blocks;
-      if (block > j.first_bad.load(std::memory_order_relaxed)) continue;
-      try {
-        Scheduler::here().run_block(j, block);
-      } catch (const std::exception& e) {
-        j.fail(block, e.what());
+    try {
+      const Scheduler::Loan scheduler;
+      for (std::int64_t i = item * j.chunk; i < std::min(j.blocks, (item + 1) * j.chunk); ++i) {
+        const std::int64_t block = (j.first + i * j.step) % j.blocks;
+        if (block < j.first_bad.load(std::memory_order_relaxed)) scheduler->run_block(j, block);
       }
+    } catch (const std::exception& e) {  // no memory
+      j.fail(-1, e.what());
     }
   };
   const std::int64_t items = (blocks + job.chunk - 1) / job.chunk;

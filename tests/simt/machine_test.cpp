@@ -287,7 +287,7 @@ TEST_F(Machine, ReportsMisalignedVectors) {
 
 TEST_F(Machine, ReportsTheFirstBadBlockWhateverTheOrder) {
   everywhere([](const tg_ctx* ctx) {
-    ASSERT_EQ(launch<simt::second_block_exits_kernel>(shape(600, 32), ctx), kTgDeviceError);
+    ASSERT_EQ(launch<simt::second_block_exits_kernel>(shape(60, 32), ctx), kTgDeviceError);
     EXPECT_TRUE(contains(simt::last_error(), "block (2,0,0)")) << simt::last_error();
   });
 }

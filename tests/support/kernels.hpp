@@ -48,7 +48,7 @@
 #define TOMOGRAD_TEST_SIMT 1
 #endif
 #if defined(TOMOGRAD_HAVE_CUDA)
-extern "C" const tg_kernels* tg_cuda_get_api(void);
+extern "C" const tg_kernels* tg_cuda_get_api(std::uint32_t version, const char** why);
 #endif
 
 namespace tomograd_test {
@@ -176,7 +176,7 @@ inline const std::vector<Table>& tables_under_test() {
     if (const tg_kernels* k = tomograd::kernels::simt_kernels()) found.push_back({k, false, false});
 #endif
 #if defined(TOMOGRAD_HAVE_CUDA)
-    if (const tg_kernels* k = tg_cuda_get_api()) found.push_back({k, false, false});
+    if (const tg_kernels* k = tg_cuda_get_api(TG_KERNELS_VERSION, nullptr)) found.push_back({k, false, false});
 #endif
     return found;
   }();

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: MIT
+// Copyright The tomograd authors
+//
+// The door to the CUDA device, on machines with and without the kernels, driver and GPU: it opens or says why not; plugins that are
+// none are refused with the reason.
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <string>
+#include <tomograd/core/simt.hpp>
+#include <tomograd/cuda.hpp>
+
+#include "support/data.hpp"
+
+namespace {
+
+template <class F>
+std::string error_of(const F& f) {
+  try {
+    f();
+  } catch (const tomograd::Error& e) {
+    return e.what();
+  }
+  return {};
+}
+
+TEST(CudaDevice, OpensOrSaysWhyNot) {
+  const std::string why = tomograd::why_no_cuda();
+  if (why.empty()) {
+    EXPECT_EQ(tomograd::cuda().kind(), tomograd::DeviceKind::cuda);
+    EXPECT_FALSE(tomograd::cuda().host_memory());
+    EXPECT_TRUE(tomograd::cuda() == tomograd::cuda());
+  } else {
+    const std::string error = error_of([] { tomograd::cuda(); });
+    EXPECT_NE(error.find(why), error.npos) << error;
+    EXPECT_NE(error.find("tomograd::cpu()"), error.npos) << "the way out: " << error;
+    RecordProperty("why_no_cuda", why);
+  }
+  EXPECT_NE(error_of([] { tomograd::cuda(3); }).find("device 3"), std::string::npos);
+}
+
+#if defined(TOMOGRAD_HAVE_CUDA)
+TEST(CudaDevice, IsLinkedAndChecksTheVersion) {
+  EXPECT_EQ(tomograd::why_no_cuda().find("linked without"), std::string::npos) << "tomograd::cuda is linked: " << tomograd::why_no_cuda();
+}
+#endif
+
+TEST(CudaDevice, RefusesWhatIsNoPlugin) {
+  const tomograd_test::TemporaryFolder folder;
+  const auto load = [&](const std::filesystem::path& path) { return error_of([&] { tomograd::load_cuda_plugin(path); }); };
+  EXPECT_NE(load(folder / "absent.so").find("absent.so"), std::string::npos) << load(folder / "absent.so");
+  std::ofstream(folder / "text.so") << "not a library\n";
+  EXPECT_NE(load(folder / "text.so").find("text.so"), std::string::npos) << load(folder / "text.so");
+  std::ofstream(folder / "empty.so");
+  EXPECT_NE(load(folder / "empty.so").find("empty.so"), std::string::npos) << load(folder / "empty.so");
+  EXPECT_NE(load("libtomograd_cuda.so").find("slash"), std::string::npos) << "nothing is searched for: " << load("libtomograd_cuda.so");
+#if defined(TOMOGRAD_CUDA_PLUGIN_FILE)
+  // The real one: it loads, or refuses for want of a GPU, never for its form.
+  const std::string why = load(TOMOGRAD_CUDA_PLUGIN_FILE);
+  if (!why.empty()) EXPECT_NE(why.find("CUDA device"), std::string::npos) << why;
+#endif
+}
+
+TEST(SimtDevice, IsHostMemoryWithItsOwnTable) {
+  const tomograd::Device simt = tomograd::simt();
+  EXPECT_EQ(simt.kind(), tomograd::DeviceKind::simt);
+  EXPECT_EQ(simt.name(), "simt");
+  EXPECT_TRUE(simt.host_memory());
+  EXPECT_FALSE(simt == tomograd::cpu());
+}
+
+}  // namespace
