@@ -22,7 +22,8 @@ int main() {
   const tg::Tensor w = tg::ones({4, 3, 3, 3});
   const tg::Tensor y = tg::conv2d(x, w);
   for (std::int64_t i = 0; i < y.count(); ++i) {
-    if (y.data<float>()[i] != 27.0f) return std::printf("conv2d: y[%d] = %g, expected 27\n", static_cast<int>(i), static_cast<double>(y.data<float>()[i])), 1;
+    if (y.data<float>()[i] != 27.0f)
+      return std::printf("conv2d: y[%d] = %g, expected 27\n", static_cast<int>(i), static_cast<double>(y.data<float>()[i])), 1;
   }
   const auto net = tg::make_model("resnet20", {.classes = 3});
   net->eval();

@@ -5,8 +5,8 @@
 #include <cstdio>
 #include <exception>
 #if __has_include(<tomograd/infer.hpp>)
-#include <tomograd/infer.hpp>
 #include <tomograd/image.hpp>
+#include <tomograd/infer.hpp>
 #endif
 
 int main(int argc, char** argv) {
