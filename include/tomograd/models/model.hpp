@@ -17,6 +17,7 @@ struct ModelOptions {
   std::int64_t in_channels = 3;  // other than 3: pretrained RGB filters are summed (1) or refused
   bool stride_in_1x1 = false;    // bottlenecks: the stride in the first 1x1 (v1, as published) instead of the 3x3 (v1.5, as torchvision)
   std::uint64_t seed = 0;        // of the initial weights
+  bool initialise = true;        // off: weights are left uninitialised, to be loaded
 };
 
 class Model : public nn::Module {

@@ -126,21 +126,25 @@ class ResNet final : public Model {
  public:
   ResNet(const std::string& name, std::array<int, 4> blocks, bool bottleneck, const ModelOptions& o)
       : Model(name, with_classes(o)),
-        conv1(*this, "conv1", {.in = o.in_channels, .out = 64, .kernel = 7, .stride = 2, .padding = 3, .init = kInit, .seed = o.seed}),
+        conv1(*this, "conv1", {.in = o.in_channels, .out = 64, .kernel = 7, .stride = 2, .padding = 3, .init = init(o), .seed = o.seed}),
         bn1(*this, "bn1", {.channels = 64}),
         layer1(*this, "layer1"),
         layer2(*this, "layer2"),
         layer3(*this, "layer3"),
         layer4(*this, "layer4"),
-        fc(*this, "fc", {.in = bottleneck ? 2048 : 512, .out = options().classes, .seed = o.seed}),
+        fc(*this, "fc",
+           {.in = bottleneck ? 2048 : 512,
+            .out = options().classes,
+            .init = o.initialise ? nn::Init::kaiming_uniform : nn::Init::none,
+            .seed = o.seed}),
         blocks_(blocks),
         bottleneck_(bottleneck) {
     std::int64_t in = 64;
     const std::array<nn::Sequential*, 4> stages{&layer1, &layer2, &layer3, &layer4};
     for (std::size_t i = 0; i < 4; ++i) {
       const std::int64_t width = 64 << i, stride = i == 0 ? 1 : 2;
-      in = bottleneck ? detail::add_stage<detail::Bottleneck>(*stages[i], in, width, blocks[i], stride, o, kInit, false)
-                      : detail::add_stage<detail::BasicBlock>(*stages[i], in, width, blocks[i], stride, o, kInit, false);
+      in = bottleneck ? detail::add_stage<detail::Bottleneck>(*stages[i], in, width, blocks[i], stride, o, init(o), false)
+                      : detail::add_stage<detail::BasicBlock>(*stages[i], in, width, blocks[i], stride, o, init(o), false);
     }
   }
 
@@ -158,7 +162,7 @@ class ResNet final : public Model {
   nn::Linear fc;
 
  private:
-  static constexpr nn::Init kInit = nn::Init::kaiming_normal_fan_out;
+  static nn::Init init(const ModelOptions& o) { return o.initialise ? nn::Init::kaiming_normal_fan_out : nn::Init::none; }
   static ModelOptions with_classes(ModelOptions o) {
     if (o.classes == 0) o.classes = 1000;
     return o;
@@ -174,16 +178,16 @@ class CifarResNet final : public Model {
  public:
   CifarResNet(const std::string& name, int blocks, const ModelOptions& o)
       : Model(name, with_classes(o)),
-        conv1(*this, "conv1", {.in = o.in_channels, .out = 16, .padding = 1, .init = kInit, .seed = o.seed}),
+        conv1(*this, "conv1", {.in = o.in_channels, .out = 16, .padding = 1, .init = init(o), .seed = o.seed}),
         bn1(*this, "bn1", {.channels = 16}),
         layer1(*this, "layer1"),
         layer2(*this, "layer2"),
         layer3(*this, "layer3"),
-        linear(*this, "linear", {.in = 64, .out = options().classes, .init = kInit, .seed = o.seed}),
+        linear(*this, "linear", {.in = 64, .out = options().classes, .init = init(o), .seed = o.seed}),
         blocks_(blocks) {
-    std::int64_t in = detail::add_stage<detail::BasicBlock>(layer1, 16, 16, blocks, 1, o, kInit, true);
-    in = detail::add_stage<detail::BasicBlock>(layer2, in, 32, blocks, 2, o, kInit, true);
-    detail::add_stage<detail::BasicBlock>(layer3, in, 64, blocks, 2, o, kInit, true);
+    std::int64_t in = detail::add_stage<detail::BasicBlock>(layer1, 16, 16, blocks, 1, o, init(o), true);
+    in = detail::add_stage<detail::BasicBlock>(layer2, in, 32, blocks, 2, o, init(o), true);
+    detail::add_stage<detail::BasicBlock>(layer3, in, 64, blocks, 2, o, init(o), true);
   }
 
   Tensor features(const Tensor& x) override {
@@ -197,7 +201,7 @@ class CifarResNet final : public Model {
   nn::Linear linear;
 
  private:
-  static constexpr nn::Init kInit = nn::Init::kaiming_normal_fan_in;
+  static nn::Init init(const ModelOptions& o) { return o.initialise ? nn::Init::kaiming_normal_fan_in : nn::Init::none; }
   static ModelOptions with_classes(ModelOptions o) {
     if (o.classes == 0) o.classes = 10;
     return o;

@@ -14,7 +14,7 @@
 
 namespace tomograd::inline TOMOGRAD_ABI::nn {
 
-enum class Init { kaiming_normal_fan_out, kaiming_normal_fan_in, kaiming_uniform };
+enum class Init { kaiming_normal_fan_out, kaiming_normal_fan_in, kaiming_uniform, none };
 
 inline void fill_normal(Tensor& t, double std, Random rng) {
   float* p = t.data<float>();
@@ -34,6 +34,8 @@ inline void initialise(Tensor& w, Init how, const Random& rng) {
       return fill_normal(w, std::sqrt(2.0 / fan_out(w.shape())), rng);
     case Init::kaiming_normal_fan_in:
       return fill_normal(w, std::sqrt(2.0 / fan_in(w.shape())), rng);
+    case Init::none:
+      return;
     case Init::kaiming_uniform:
       return fill_uniform(w, 1.0 / std::sqrt(fan_in(w.shape())), rng);
   }

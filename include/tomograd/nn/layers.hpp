@@ -33,7 +33,7 @@ class Conv2d : public Module {
     parameter("weight", weight);
     if (o.bias) {
       bias = empty({o.out});
-      fill_uniform(bias, 1.0 / std::sqrt(fan_in(weight.shape())), random_for("bias", o.seed));
+      if (o.init != Init::none) fill_uniform(bias, 1.0 / std::sqrt(fan_in(weight.shape())), random_for("bias", o.seed));
       parameter("bias", bias);
     }
   }
@@ -66,7 +66,7 @@ class Linear : public Module {
     parameter("weight", weight);
     if (o.bias) {
       bias = empty({o.out});
-      fill_uniform(bias, 1.0 / std::sqrt(static_cast<double>(o.in)), random_for("bias", o.seed));
+      if (o.init != Init::none) fill_uniform(bias, 1.0 / std::sqrt(static_cast<double>(o.in)), random_for("bias", o.seed));
       parameter("bias", bias);
     }
   }

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: MIT
+// Copyright The tomograd authors
+//
+// Classifier: weights, preprocessing and a compiled plan behind one call.
+//
+//     auto model = tg::load_classifier("ich-resnet18.safetensors");
+//     auto answer = model.predict(tg::image::read("slice.png"));
+//
+// predict is const and safe from many threads: each call takes a session from a pool and gives it back. Answers do not depend on how many
+// threads call, nor on the batch a picture travels in.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <stop_token>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "../graph/plan.hpp"
+#include "architecture.hpp"
+
+namespace tomograd::inline TOMOGRAD_ABI {
+
+struct ClassifierOptions {
+  std::string architecture = {};                    // "" = as the file says, or from its keys
+  std::optional<Preprocessing> preprocessing = {};  // none = the file's, or the architecture's usual one
+  std::vector<std::string> classes = {};            // names; none = the file's, or "0", "1", …
+  std::int64_t max_batch = 1;                       // predict takes more pictures in pieces of this many
+};
+
+/// What a network says of one picture.
+struct Answer {
+  std::vector<float> logits;
+  std::vector<float> probabilities;  // softmax of the logits
+  std::vector<std::string> classes;
+
+  /// The k most probable classes with their probability, best first.
+  std::vector<std::pair<std::string, float>> top(std::size_t k) const {
+    std::vector<std::size_t> order(probabilities.size());
+    for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
+    k = std::min(k, order.size());
+    std::partial_sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(k), order.end(),
+                      [&](std::size_t a, std::size_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; });
+    std::vector<std::pair<std::string, float>> best;
+    for (std::size_t i = 0; i < k; ++i) best.emplace_back(classes[order[i]], probabilities[order[i]]);
+    return best;
+  }
+};
+
+class Classifier {
+ public:
+  /// Compiles net for pictures as `preprocessing` makes them, or of size (H,W) where it leaves the size open (compiled on first use).
+  Classifier(Model& net, Preprocessing preprocessing, std::vector<std::string> classes, std::int64_t max_batch = 1)
+      : body_(std::make_unique<Body>()) {
+    body_->preprocessing = std::move(preprocessing);
+    body_->max_batch = std::max<std::int64_t>(1, max_batch);
+    body_->classes = std::move(classes);
+    body_->outputs = net.options().classes;
+    if (body_->classes.empty())
+      for (std::int64_t i = 0; i < body_->outputs; ++i) body_->classes.push_back(std::to_string(i));
+    if (static_cast<std::int64_t>(body_->classes.size()) != body_->outputs)
+      fail("classifier: " + std::to_string(body_->classes.size()) + " class names for " + std::to_string(body_->outputs) + " outputs");
+    const Preprocessing& p = body_->preprocessing;
+    std::int64_t h = p.crop_height, w = p.crop_width;
+    if (h == 0 && p.fit == Preprocessing::Fit::exact) h = p.resize_height, w = p.resize_width;
+    body_->channels = net.options().in_channels;
+    if (h > 0 && w > 0)
+      body_->plan(net, h, w);
+    else
+      body_->net = net.clone();  // plans are made for the sizes that come
+  }
+
+  const std::vector<std::string>& classes() const noexcept { return body_->classes; }
+  const Preprocessing& preprocessing() const noexcept { return body_->preprocessing; }
+  /// Sentences about what was assumed or converted while loading.
+  const std::vector<std::string>& notes() const noexcept { return notes_; }
+  const std::string& architecture() const noexcept { return architecture_; }
+
+  /// Throws Error for pictures in another unit than the weights expect. Thread-safe.
+  Answer predict(const ImageView& picture, const std::stop_token& stop = {}) const {
+    return answer(logits(image::apply(body_->preprocessing, picture), stop).data<float>());
+  }
+  Answer predict(const Image& picture, const std::stop_token& stop = {}) const { return predict(picture.view(), stop); }
+  std::vector<Answer> predict(std::span<const ImageView> pictures, const std::stop_token& stop = {}) const {
+    std::vector<Answer> all;
+    for (const ImageView& p : pictures) all.push_back(predict(p, stop));
+    return all;
+  }
+
+  /// x (n,H,W,C) float32, prepared already -> (n, classes). Any n. Thread-safe.
+  Tensor logits(const Tensor& x, const std::stop_token& stop = {}) const {
+    if (x.dims() != 4 || x.dtype() != DType::f32 || x.size(3) != body_->channels)
+      fail("classifier: input is " + detail::describe(x) + ", expected (N,H,W," + std::to_string(body_->channels) + ") float32");
+    Tensor y = empty({x.size(0), body_->outputs});
+    const std::int64_t picture = x.size(1) * x.size(2) * x.size(3);
+    auto session = body_->take(x.size(1), x.size(2));
+    try {
+      for (std::int64_t at = 0; at < x.size(0); at += body_->max_batch) {
+        const std::int64_t n = std::min(body_->max_batch, x.size(0) - at);
+        session->run(x.data<float>() + at * picture, n, y.data<float>() + at * body_->outputs, stop);
+      }
+    } catch (...) {
+      body_->give_back(std::move(session));
+      throw;
+    }
+    body_->give_back(std::move(session));
+    return y;
+  }
+
+  /// Softmax and names for one row of logits.
+  Answer answer(const float* row) const {
+    Answer a;
+    a.classes = body_->classes;
+    a.logits.assign(row, row + body_->outputs);
+    const float largest = *std::max_element(a.logits.begin(), a.logits.end());
+    double sum = 0;
+    for (const float l : a.logits) sum += std::exp(static_cast<double>(l) - static_cast<double>(largest));
+    for (const float l : a.logits)
+      a.probabilities.push_back(static_cast<float>(std::exp(static_cast<double>(l) - static_cast<double>(largest)) / sum));
+    return a;
+  }
+
+ private:
+  friend Classifier make_classifier(const weights::StateDict& file, const ClassifierOptions& options);
+
+  struct Body {
+    Preprocessing preprocessing;
+    std::vector<std::string> classes;
+    std::int64_t max_batch = 1, outputs = 0, channels = 3;
+    std::unique_ptr<Model> net;  // kept only where sizes are open
+    std::mutex mutex;
+    std::vector<Plan> plans;
+    std::vector<std::unique_ptr<Session>> idle;
+
+    const Plan& plan(Model& model, std::int64_t h, std::int64_t w) {
+      plans.push_back(compile(model, {max_batch, h, w, channels}));
+      return plans.back();
+    }
+    std::unique_ptr<Session> take(std::int64_t h, std::int64_t w) {
+      std::lock_guard lock(mutex);
+      for (auto it = idle.rbegin(); it != idle.rend(); ++it) {
+        const Shape& in = (*it)->plan().input();
+        if (in[1] != h || in[2] != w) continue;
+        auto session = std::move(*it);
+        idle.erase(std::next(it).base());
+        return session;
+      }
+      for (const Plan& p : plans)
+        if (p.input()[1] == h && p.input()[2] == w) return std::make_unique<Session>(p);
+      if (!net)
+        fail("classifier: pictures of " + std::to_string(h) + "x" + std::to_string(w) + ", the weights expect " +
+             std::to_string(plans[0].input()[1]) + "x" + std::to_string(plans[0].input()[2]));
+      return std::make_unique<Session>(plan(*net, h, w));
+    }
+    void give_back(std::unique_ptr<Session> session) {
+      std::lock_guard lock(mutex);
+      idle.push_back(std::move(session));
+    }
+  };
+
+  std::unique_ptr<Body> body_;
+  std::vector<std::string> notes_;
+  std::string architecture_;
+};
+
+inline Classifier make_classifier(const weights::StateDict& file, const ClassifierOptions& options = {}) {
+  Architecture a;
+  if (options.architecture.empty()) {
+    a = guess_architecture(file);
+  } else {
+    a.name = options.architecture;
+    const Tensor* fc = file.find("fc.weight");
+    if (!fc) fc = file.find("linear.weight");
+    const Tensor* stem = file.find("conv1.weight");
+    if (fc && fc->dims() == 2) a.classes = fc->size(0);
+    if (stem && stem->dims() == 4) a.in_channels = stem->size(1);
+  }
+  const auto net = make_model(a.name, {.classes = a.classes, .in_channels = a.in_channels, .initialise = false});
+  const LoadReport report = load_weights(*net, file);
+  std::string assumed;
+  const Preprocessing p = options.preprocessing ? *options.preprocessing : preprocessing_of(file.metadata, a.name, &assumed);
+  std::vector<std::string> classes = options.classes;
+  if (classes.empty()) classes = weights::record_from_metadata(file.metadata).classes;
+  Classifier c(*net, p, std::move(classes), options.max_batch);
+  c.architecture_ = a.name;
+  c.notes_ = report.notes;
+  for (const auto* more : {&report.reshaped, &report.missing, &report.unexpected})
+    for (const std::string& line : *more) c.notes_.push_back(line);
+  if (!assumed.empty()) c.notes_.push_back(assumed);
+  return c;
+}
+
+/// Any weight file that load_weights reads; from a path, memory, or a reader callback (weights::Source).
+inline Classifier load_classifier(const weights::Source& source, const ClassifierOptions& options = {}) {
+  return make_classifier(weights::read_state_dict(source), options);
+}
+inline Classifier load_classifier(const std::filesystem::path& path, const ClassifierOptions& options = {}) {
+  return load_classifier(weights::Source::file(path), options);
+}
+inline Classifier load_classifier(std::span<const std::byte> bytes, const ClassifierOptions& options = {}) {
+  return load_classifier(weights::Source::memory(bytes), options);
+}
+
+}  // namespace tomograd::inline TOMOGRAD_ABI
