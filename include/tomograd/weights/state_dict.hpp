@@ -149,7 +149,9 @@ TOMOGRAD_INLINE StateDict read_state_dict(const Source& source, const ReadOption
     source.refuse("is not a weight file (it begins with" + hex + ")", "weights are read from .pth (PyTorch) and .safetensors files");
   }
   out.source = source.name();
-  detail::strip_prefixes(out);
+  // A checkpoint of the Learner calls its entries model.… and optimizer.…: those names are its own.
+  if (const auto kind = out.metadata.find("kind"); kind == out.metadata.end() || kind->second != "tomograd checkpoint")
+    detail::strip_prefixes(out);
   const std::string promised = promised_digest(source.file_name());
   if (options.digest == Digest::always || (options.digest == Digest::if_named && !promised.empty())) {
     out.sha256 = digest(source);
