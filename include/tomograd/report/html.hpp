@@ -228,7 +228,7 @@ figcaption{color:var(--soft);font-size:13px;max-width:480px}
 @media print{:root{--paper:#fff;--ink:#000;--soft:#444;--line:#bbb;--card:#fff;--warn:#fff;--tg-0:#0072b2;--tg-1:#d55e00;--tg-2:#009e73;--tg-3:#b8628f;
 --tg-4:#b87d00;--tg-5:#3f97cc;--tg-6:#8c6d31}
 @page{size:A4;margin:16mm 14mm}
-nav{display:none}body{font-size:11pt;-webkit-print-color-adjust:exact;print-color-adjust:exact}main{max-width:none;padding:0 0 12mm}
+nav{display:none}.keys{grid-template-columns:repeat(4,1fr)}body{font-size:11pt;-webkit-print-color-adjust:exact;print-color-adjust:exact}main{max-width:none;padding:0 0 12mm}
 h2{break-after:avoid}figure,.key,tr,.warning{break-inside:avoid}
 footer.ruo{position:fixed;bottom:0;left:0;right:0;font-size:9pt;padding:2px}}
 )";
