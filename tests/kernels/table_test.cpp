@@ -81,3 +81,23 @@ class ReportSkipped : public ::testing::Environment {
   }
 };
 const auto* const kReport = ::testing::AddGlobalTestEnvironment(new ReportSkipped);
+
+/// The checks themselves can fail: one unit in the last place, a value out of tolerance, a write behind the end.
+TEST(Checks, NoticeDefects) {
+  const auto outcome = [](float value, int64_t written) {
+    CaseRun<float> run(tomograd::kernels::reference_kernels(), 1);
+    auto& y = run.inout(std::vector<float>{1, value, 3});
+    const tg_fill_desc d{written, 3, kTgFloat32};
+    run.call(run.table->fill, &d, static_cast<float*>(y) + 2);
+    return run.finish();
+  };
+  const Outcome truth = outcome(2, 1), ulp = outcome(std::nextafter(2.0f, 3.0f), 1), off = outcome(2.001f, 1), behind = outcome(2, 2);
+  EXPECT_EQ(compare_bits(outcome(2, 1), truth), "");
+  EXPECT_NE(compare_bits(ulp, truth), "");
+  EXPECT_EQ(compare_values(ulp, truth, {0, 1e-6, false}, 1), "");
+  EXPECT_NE(compare_values(off, truth, {0, 1e-6, false}, 1), "");
+  EXPECT_NE(compare_values(off, truth, {0, 1e-6, true}, 1), "");
+  EXPECT_NE(compare_values(outcome(std::nanf(""), 1), truth, {0, 1e-6, true}, 1), "");
+  EXPECT_EQ(truth.complaint, "");
+  EXPECT_NE(behind.complaint, "");
+}

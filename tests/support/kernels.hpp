@@ -454,19 +454,22 @@ struct ConformOptions {
   std::string algorithm;
 };
 
-/// Runs body on every table as described at the top.
-template <class Body>
-void conform(const std::string& kernel, const std::string& name, const Body& body, const ConformOptions& options = {}) {
+using FloatBody = std::function<void(CaseRun<float>&)>;
+using DoubleBody = std::function<void(CaseRun<double>&)>;
+
+/// conform without its template, which compiles once per file instead of once per case.
+inline void conform_on_all_tables(const std::string& kernel, const std::string& name, const FloatBody& float_body,
+                                  const DoubleBody& double_body, const ConformOptions& options) {
   const Tolerance tolerance = tolerance_of(options.tolerance.empty() ? kernel : options.tolerance);
   CaseRun<double> truth_run(tomograd::kernels::reference_kernels(), 1);
-  body(truth_run);
+  double_body(truth_run);
   const Outcome truth = truth_run.finish();
   const auto where = [&](const Table& t, const char* type, int32_t w) {
     return kernel + ": " + name + " on " + t.kernels->name + " (" + type + ", " + std::to_string(w) + " workers): ";
   };
   ASSERT_TRUE(truth.supported) << kernel << ": " << name << ": not supported by the reference in float64";
 
-  const auto check = [&]<class T>(T, const char* type, double scale) {
+  const auto check = [&]<class T>(const std::function<void(CaseRun<T>&)>& body, const char* type, double scale) {
     Outcome cpu;  // of the first instruction set
     std::string cpu_name;
     for (const Table& table : tables_under_test()) {
@@ -498,8 +501,14 @@ void conform(const std::string& kernel, const std::string& name, const Body& bod
       }
     }
   };
-  check(float{}, "float32", 1);
-  check(double{}, "float64", 1e-7);
+  check(float_body, "float32", 1);
+  check(double_body, "float64", 1e-7);
+}
+
+/// Runs body on every table as described at the top.
+template <class Body>
+void conform(const std::string& kernel, const std::string& name, const Body& body, const ConformOptions& options = {}) {
+  conform_on_all_tables(kernel, name, std::cref(body), std::cref(body), options);
 }
 
 }  // namespace tomograd_test
