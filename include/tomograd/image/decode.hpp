@@ -139,6 +139,14 @@ inline PictureHeader check_jpeg(const PictureBytes& f) {
       h.channels = f.u8(at + 7);
       if (scans) fail("corrupt JPEG: frame header after a scan");
     }
+    if (m == 0xC4) {  // Huffman tables: stb_image before 2.28 writes past its own when a table has more than 256 codes
+      for (std::uint64_t t = at + 2; t < at + n;) {
+        std::uint64_t codes = 0;
+        for (std::uint64_t i = 1; i <= 16; ++i) codes += f.u8(t + i);
+        t += 17 + codes;
+        if (codes > 256 || t > at + n) fail("corrupt JPEG: Huffman table with " + std::to_string(codes) + " codes");
+      }
+    }
     if (m == 0xDA) {
       if (h.channels == 0) fail("corrupt JPEG: scan without a frame header");
       scans = true;
