@@ -28,6 +28,7 @@ struct FeatureOptions {
   std::int64_t batch = 16;
   int workers = 2;
   std::uint64_t seed = 0;
+  data::Decoder decode = data::decode_picture;
   std::function<void(const Progress&)> on_batch = {};
   std::stop_token stop = {};
 };
@@ -55,7 +56,7 @@ inline FeatureBank compute_features(Model& net, const data::Dataset& set, const 
   net.eval();
   FeatureBank bank;
   std::optional<Session> session;
-  const data::LoaderOptions plain{.batch = o.batch, .seed = o.seed, .workers = o.workers};
+  const data::LoaderOptions plain{.batch = o.batch, .seed = o.seed, .workers = o.workers, .decode = o.decode};
   data::LoaderOptions augmented = plain;
   augmented.augment = o.augment;
   auto pass = [&](data::Loader& loader, std::uint64_t view, int number) {

@@ -78,6 +78,7 @@ struct LearnerOptions {
   Preprocessing preprocessing = Preprocessing::imagenet();
   std::uint64_t seed = 0;
   int workers = 2;
+  data::Decoder decode = data::decode_picture;  // how a file becomes pixels
   CrossEntropyOptions loss = {};
   nn::BatchNormMode body_batch_norm = nn::BatchNormMode::train;  // of an unfrozen body; a frozen one always uses `frozen`
   std::function<void(const Progress&)> on_batch = {};
@@ -119,9 +120,9 @@ class Learner {
                                               .seed = options_.seed,
                                               .workers = options_.workers,
                                               .drop_last = train_.size() > static_cast<std::size_t>(options_.batch),
-                                              .augment = options_.augment});
-    if (!valid_.empty())
-      valid_loader_.emplace(valid_, options_.preprocessing, data::LoaderOptions{.batch = options_.batch, .workers = options_.workers});
+                                              .augment = options_.augment,
+                                              .decode = options_.decode});
+    if (!valid_.empty()) valid_loader_.emplace(valid_, options_.preprocessing, plain_loader());
   }
 
   Model& net() noexcept { return net_; }
@@ -253,11 +254,16 @@ class Learner {
     return predict(*valid_loader_, stop);
   }
   Predictions predict(const data::Dataset& set, const std::stop_token& stop = {}) {
-    data::Loader loader(set, options_.preprocessing, {.batch = options_.batch, .workers = options_.workers});
+    data::Loader loader(set, options_.preprocessing, plain_loader());
     return predict(loader, stop);
   }
 
+  /// Writes metrics.json, predictions.csv, curves.csv and report.html of the validation set (see run.hpp).
+  void report(const std::filesystem::path& folder, const std::stop_token& stop = {});
+
  private:
+  data::LoaderOptions plain_loader() const { return {.batch = options_.batch, .workers = options_.workers, .decode = options_.decode}; }
+
   std::vector<optim::Group> groups(const FitOptions& o) {
     optim::Group early{.parameters = {}, .lr = o.lr * o.body_lr * o.body_lr, .weight_decay = o.weight_decay};
     optim::Group late{.parameters = {}, .lr = o.lr * o.body_lr, .weight_decay = o.weight_decay};

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: MIT
+// Copyright The tomograd authors
+//
+// tomograd: train on folders of slices, predict, make phantoms. One file per subcommand.
+#include <tomograd/core/config.hpp>
+#include <tomograd/core/device.hpp>
+
+#include <map>
+
+#include "commands.hpp"
+#include "support/cli.hpp"
+
+int main(int argc, char** argv) {
+  CLI::App app{"tomograd " TOMOGRAD_VERSION ": fine-tunes and runs ResNets on medical images. For research use only."};
+  app.require_subcommand(1);
+  app.footer("'tomograd COMMAND --help' explains a command.");
+  std::map<CLI::App*, Command> commands;
+  auto add = [&](const char* name, const char* what, Command (*make)(CLI::App&)) {
+    CLI::App* sub = app.add_subcommand(name, what);
+    commands[sub] = make(*sub);
+  };
+  add("train", "Train a network on labelled pictures and report how well it does", add_train);
+  add("predict", "Say what a trained network sees in pictures", add_predict);
+  add("phantoms", "Make synthetic head-CT slices with and without haemorrhage", add_phantoms);
+  commands[app.add_subcommand("version", "Print version, compiler and instruction set")] = [] {
+    std::printf("tomograd %s\ncompiler %s\ninstruction set %s\nthreads %d\n", TOMOGRAD_VERSION, __VERSION__, tomograd::cpu().name().c_str(),
+                tomograd::num_threads());
+    return 0;
+  };
+  if (const int code = cli::parse(app, argc, argv); code >= 0) return code;
+  return cli::run("tomograd", [&] { return commands.at(app.get_subcommands().at(0))(); });
+}
