@@ -46,7 +46,9 @@ inline std::uint64_t mix(std::uint64_t x) {  // splitmix64
 }
 
 inline std::string triple(std::uint32_t x, std::uint32_t y, std::uint32_t z) {
-  return "(" + std::to_string(x) + "," + std::to_string(y) + "," + std::to_string(z) + ")";
+  char text[40];
+  std::snprintf(text, sizeof text, "(%u,%u,%u)", x, y, z);
+  return text;
 }
 inline std::string place(const char* file, int line) { return std::string(file) + ":" + std::to_string(line); }
 

@@ -139,7 +139,7 @@ class Machine : public ::testing::Test {
   template <class F>
   void everywhere(const F& f) {
     for_each_order([&](const std::string& order) {
-      for (const int n : {1, 2, 5}) {
+      for (const int n : worker_counts()) {
         SCOPED_TRACE(order + ", " + std::to_string(n) + " workers");
         const TestContext ctx(n);
         f(ctx.get());
