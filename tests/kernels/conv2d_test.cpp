@@ -115,7 +115,6 @@ TEST(Conv2d, Forward) {
 
 TEST(Conv2d, Epilogues) {
   for (const auto& conv : kConvs) {
-    check_forward(conv, kTgConvAuto, " + bias", true, false, false, false);
     check_forward(conv, kTgConvAuto, " + bias, relu", true, false, true, false);
     check_forward(conv, kTgConvAuto, " + bias, residual, relu", true, true, true, false);
     check_forward(conv, kTgConvAuto, " + residual", false, true, false, false);

@@ -41,7 +41,7 @@ std::vector<float> points_for(tg_unary_op op, int64_t count) {
 TEST(Unary, Values) {
   for (const auto& [op, name] : kUnary)
     for (const int64_t count : kCounts)
-      conform("unary", name + (" " + std::to_string(count)), [&](auto& run) {
+      conform("unary", name + (" " + std::to_string(count)), [&, op = op](auto& run) {
         const tg_unary_desc d{count, op, 0.125, run.dtype};
         auto& x = run.input(points_for(op, count));
         auto& y = run.output(count);

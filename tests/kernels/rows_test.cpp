@@ -81,7 +81,8 @@ TEST(CrossEntropy, Options) {
             conform("cross_entropy_grad", name, [&, rows = rows, cols = cols](auto& run) {
               const auto d = describe(run.dtype);
               auto &x = run.input(spread(rows * cols, 4)), &w = run.input(uniform(cols, 5, 0.5, 2)), &dloss = run.input(normal(losses, 6));
-              auto &dx = run.output(rows * cols), &t = run.array(labels);
+              auto& dx = run.output(rows * cols);
+              auto& t = run.array(labels);
               run.workspace(kTgOpCrossEntropy, &d);
               run.call(run.table->cross_entropy_grad, &d, x, t, w.pointer_if(weighted), dloss, dx);
             });
