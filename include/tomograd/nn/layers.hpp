@@ -192,7 +192,7 @@ class Dropout : public Module {
     if (!training() || options.p == 0) return x;
     const std::uint64_t offset = offset_;
     offset_ += static_cast<std::uint64_t>(x.count() + 3) / 4;
-    return dropout(x, options.p, stream_of(options.seed, static_cast<std::uint64_t>(path().size())), offset);
+    return dropout(x, options.p, stream_of(options.seed, stream_for("mask")), offset);
   }
 
   const DropoutOptions options;

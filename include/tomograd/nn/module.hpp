@@ -54,7 +54,10 @@ class Module {
   using Hook = std::function<void(Module& module, const Tensor& input, const Tensor& output)>;
 
   explicit Module(const Scope& scope = {}) : key_(scope.key), parent_(scope.parent) {
-    if (parent_) parent_->children_.push_back(this);
+    if (!parent_) return;
+    for (const Module* sibling : parent_->children_)
+      if (sibling->key_ == key_) fail("module: " + parent_->path() + " has two children '" + key_ + "'");
+    parent_->children_.push_back(this);
   }
   virtual ~Module() {
     if (parent_) std::erase(parent_->children_, this);
@@ -155,11 +158,12 @@ class Module {
   void buffer(const std::string& key, Tensor& t) { tensors_.push_back({key, &t, false}); }
 
   /// Random numbers of this module's parameter: they depend on the seed and the parameter's full key only.
-  Random random_for(const std::string& key, std::uint64_t seed) const {
+  Random random_for(const std::string& key, std::uint64_t seed) const { return Random(seed, stream_for(key)); }
+  std::uint64_t stream_for(const std::string& key) const {
     const std::string above = path();
     std::uint64_t hash = 14695981039346656037u;  // FNV-1a
     for (const char ch : (above.empty() ? key : above + "." + key)) hash = (hash ^ static_cast<unsigned char>(ch)) * 1099511628211u;
-    return Random(seed, hash);
+    return hash;
   }
 
  private:
