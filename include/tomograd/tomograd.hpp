@@ -12,6 +12,7 @@
 #include "data/csv.hpp"
 #include "data/dataset.hpp"
 #include "data/loader.hpp"
+#include "data/phantoms.hpp"
 #include "graph/plan.hpp"
 #include "models/model.hpp"
 #include "models/resnet.hpp"
