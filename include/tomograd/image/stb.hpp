@@ -205,6 +205,10 @@ class StbMemory {
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC diagnostic ignored "-Wduplicated-branches"
 #endif
+#if defined(__clang__)
+// Corrupt JPEGs make stb_image's integer IDCT wrap round: pixels are wrong, memory is not.
+#pragma clang attribute push(__attribute__((no_sanitize("signed-integer-overflow", "shift"))), apply_to = function)
+#endif
 namespace tomograd::inline TOMOGRAD_ABI::detail::stb {
 using ::abs;  // else tomograd::abs(Tensor) hides it
 #define STB_IMAGE_IMPLEMENTATION
@@ -225,6 +229,9 @@ using ::abs;  // else tomograd::abs(Tensor) hides it
 #include <stb_image.h>
 #endif
 }  // namespace tomograd::inline TOMOGRAD_ABI::detail::stb
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
 #if defined(__GNUC__)
 #pragma GCC diagnostic pop
 #endif
