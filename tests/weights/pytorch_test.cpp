@@ -64,6 +64,17 @@ TEST(PyTorch, LegacyGivesTheNumbers) {
   for (std::size_t n = 0; n < file.size(); ++n) ASSERT_TRUE(mentions(refusal(file.substr(0, n)), {"load_weights: memory: "})) << n;
 }
 
+TEST(PyTorch, LegacyOfLaterPickleProtocols) {
+  auto w = six();
+  w.legacy_view = "N";
+  std::string file = torch_legacy(pickle::dict({{"w", pickle::tensor(w)}}), {{"0", 6, kSix}});
+  file[1] = 3;
+  EXPECT_EQ(read(file).find("w")->count(), 6);
+  file[1] = 4;
+  file.insert(2, "\x95" + le<std::uint64_t>(13));  // FRAME
+  EXPECT_EQ(read(file).find("w")->to_vector<float>(), (V{1, 2, 3, 4, 5, 6}));
+}
+
 TEST(PyTorch, StridesOffsetsAndSharedStorages) {
   const auto part = [](std::int64_t offset, std::vector<std::int64_t> shape, std::vector<std::int64_t> strides) {
     return pickle::tensor({"0", 24, offset, std::move(shape), std::move(strides)});
@@ -131,6 +142,9 @@ TEST(PyTorch, WrappersPrefixesAndBystanders) {
   const auto direct = read(torch_zip(body, {kSix}).bytes(), {.root = "state_dict"});
   EXPECT_EQ(direct.entries[0].name, "a");
   EXPECT_EQ(direct.find("b")->to_vector<float>(), (V{5, 6}));
+  const auto guessed = read(torch_zip(body, {kSix}).bytes());  // "momentum" is a tensor beside the dictionary, not the dictionary
+  EXPECT_EQ(guessed.entries.size(), 2u);
+  EXPECT_TRUE(mentions(notes_of(guessed), {"skipped momentum"}));
   EXPECT_TRUE(mentions(notes_of(direct), {"skipped epoch (7)", "skipped optimizer (dict of 2)", "skipped args (an object)",
                                           "skipped momentum", "stripped \"module.\" from 2 names", "read the entry \"state_dict\""}));
   for (const char* key : {"state_dict", "model", "model_ema", "my_special_net"}) {

@@ -34,10 +34,13 @@ TOMOGRAD_INLINE StateDict read_pytorch_zip(const Source& source, const ReadOptio
 TOMOGRAD_INLINE StateDict read_pytorch_legacy(const Source& source, const ReadOptions& options);
 
 #if TOMOGRAD_BODIES
-inline constexpr unsigned char kLegacyMagic[] = {0x80, 2, 0x8A, 10, 0x6C, 0xFC, 0x9C, 0x46, 0xF9, 0x20, 0x6A, 0xA8, 0x50, 0x19, '.'};
-
+/// PROTO n, with FRAME and its length from protocol 4 on, then the number 0x1950a86a20f9469cfc6c and STOP.
 TOMOGRAD_INLINE bool is_pytorch_legacy(std::span<const std::byte> head) {
-  return head.size() >= sizeof kLegacyMagic && std::memcmp(head.data(), kLegacyMagic, sizeof kLegacyMagic) == 0;
+  constexpr unsigned char kMagic[] = {0x8A, 10, 0x6C, 0xFC, 0x9C, 0x46, 0xF9, 0x20, 0x6A, 0xA8, 0x50, 0x19, '.'};
+  const auto byte = [&](std::size_t i) { return i < head.size() ? std::to_integer<unsigned>(head[i]) : 0u; };
+  if (byte(0) != 0x80 || byte(1) > 5) return false;
+  const std::size_t at = byte(2) == 0x95 ? 11 : 2;
+  return head.size() >= at + sizeof kMagic && std::memcmp(head.data() + at, kMagic, sizeof kMagic) == 0;
 }
 
 /// What a node is, for "skipped" notes: "dict of 3", "3", "0.5".
@@ -117,14 +120,16 @@ TOMOGRAD_INLINE PickledTensors find_state_dict(const Pickle& p, const Source& so
     if (dict->kind != N::dict)
       source.refuse((path.empty() ? "holds " : "\"" + path + "\" is ") + describe(p, *dict) + ", not a state dict", kRemedy);
     const std::size_t n = dict->items.size() / 2;
-    if (wanted.empty() && holds_tensors(*dict)) break;
     std::size_t next = n;
     std::string names;
     const auto look_for = [&](std::string_view name) {
       for (std::size_t i = 0; next == n && i < n; ++i)
         if (key_of(*dict, i).kind == N::text && key_of(*dict, i).string == name && p.at(dict->items[2 * i + 1]).kind == N::dict) next = i;
     };
-    if (!wanted.empty()) {
+    if (wanted.empty() && holds_tensors(*dict)) {  // a state dict, unless its tensors are bystanders (RNG states) of a wrapped one
+      for (const char* name : kWrappers) look_for(name);
+      if (next == n || !holds_tensors(p.at(dict->items[2 * next + 1]))) break;
+    } else if (!wanted.empty()) {
       look_for(wanted);
     } else {
       for (const char* name : kWrappers) look_for(name);
