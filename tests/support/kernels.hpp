@@ -43,7 +43,7 @@
 #include "../../kernels/cpu/table.hpp"
 #include "../../kernels/philox.h"
 #include "../../kernels/reference/table.hpp"
-#if __has_include("../../kernels/simt/table.hpp")
+#if __has_include("../../kernels/simt/table.hpp") && !defined(__SANITIZE_THREAD__)  // minutes under TSan; tests/simt runs it there
 #include "../../kernels/simt/table.hpp"
 #define TOMOGRAD_TEST_SIMT 1
 #endif
