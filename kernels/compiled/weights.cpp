@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: MIT
+// Copyright The tomograd authors
+//
+// tomograd::compiled: the bodies of weights/. See ../compiled.cpp.
+#include "kernels_declared.hpp"
+
+#include <tomograd/core/file.hpp>
+
+#undef TOMOGRAD_BODIES
+#define TOMOGRAD_BODIES 1
+#include <tomograd/weights/load.hpp>
+#include <tomograd/weights/pytorch.hpp>
+#include <tomograd/weights/safetensors.hpp>
+#include <tomograd/weights/state_dict.hpp>
