@@ -106,7 +106,11 @@ class Tape final : public Recorder {
     consumed_ = true;
     const NoRecord quiet;  // an outer tape sees results, not this pass
     std::unordered_map<std::uint64_t, Tensor> gradients;
-    std::unordered_map<std::uint64_t, Tensor> leaves;
+    struct Leaf {
+      Tensor tensor, gradient;  // the gradient of one that an op made is complete when that op's turn comes
+    };
+    std::unordered_map<std::uint64_t, Leaf> leaves;
+    if (y.requires_grad()) leaves[y.id()].tensor = y;
     gradients[y.id()] = seed ? seed : full(y.shape(), 1, y.dtype(), y.device());
     while (!entries_.empty()) {
       Entry e = std::move(entries_.back());
@@ -115,6 +119,7 @@ class Tape final : public Recorder {
       bool any = false;
       for (const Tensor& t : e.call.outputs) {
         const auto it = gradients.find(t.id());
+        if (const auto leaf = leaves.find(t.id()); leaf != leaves.end() && it != gradients.end()) leaf->second.gradient = it->second;
         dy.push_back(it == gradients.end() ? Tensor{} : std::move(it->second));
         if (it != gradients.end()) gradients.erase(it);
         any = any || dy.back();
@@ -129,15 +134,19 @@ class Tape final : public Recorder {
         const Tensor& input = e.call.inputs[i];
         if (!(dx[i].shape() == input.shape()))
           fail(std::string(e.call.op) + ": backward gave " + dx[i].shape().str() + " for input " + input.shape().str());
-        if (input.requires_grad()) leaves.try_emplace(input.id(), input);
+        if (input.requires_grad()) leaves[input.id()].tensor = input;
         Tensor& slot = gradients[input.id()];
         slot = slot ? sum_of(std::move(slot), std::move(dx[i])) : std::move(dx[i]);
       }
     }
     flows_.clear();
     for (auto& [id, leaf] : leaves) {
-      Tensor& g = gradients[id];
-      leaf.set_grad(leaf.grad() ? add(leaf.grad(), g) : g);
+      if (const auto it = gradients.find(id); it != gradients.end()) {
+        leaf.gradient = std::move(it->second);
+        gradients.erase(it);
+      }
+      const Tensor before = leaf.tensor.grad();
+      leaf.tensor.set_grad(before ? add(before, leaf.gradient) : leaf.gradient.exclusive() ? leaf.gradient : leaf.gradient.clone());
     }
   }
 

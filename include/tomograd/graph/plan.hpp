@@ -19,6 +19,7 @@
 #include <cstring>
 #include <map>
 #include <memory>
+#include <set>
 #include <span>
 #include <stop_token>
 #include <string>
@@ -84,19 +85,41 @@ struct PlanBody {
   std::int64_t arena_bytes = 0, constant_bytes = 0;
 };
 
-/// Records the calls of one dry pass.
+/// Records the calls of one dry pass. Of what the pass makes only shapes are kept, so that a trace takes no more memory than a run.
 class Tracer final : public Recorder {
  public:
-  Tracer() : before_(std::exchange(current_recorder(), this)) {}
+  explicit Tracer(const Tensor& x) : before_(std::exchange(current_recorder(), this)) { made(x); }
   ~Tracer() { current_recorder() = before_; }
   Tracer(const Tracer&) = delete;
   Tracer& operator=(const Tracer&) = delete;
-  void record(OpCall call) override { calls.push_back(std::move(call)); }
+  void record(OpCall call) override {
+    for (Tensor& t : call.inputs) {
+      if (!t) continue;
+      if (made_.contains(t.id())) {
+        t = t.shape_only();
+      } else if (const auto it = storages_.find(t.body().storage.get()); it != storages_.end() && it->second.lock() == t.body().storage) {
+        fail(std::string("compile: ") + call.op + ": reads a traced result of shape " + t.shape().str() + " through view() or detach()",
+             "use reshape()");
+      }
+    }
+    for (Tensor& t : call.outputs) {
+      made(t);
+      t = t.shape_only();
+    }
+    call.saved.clear();
+    calls.push_back(std::move(call));
+  }
   bool dry() const override { return true; }
 
   std::vector<OpCall> calls;
 
  private:
+  void made(const Tensor& t) {
+    made_.insert(t.id());
+    storages_[t.body().storage.get()] = t.body().storage;
+  }
+  std::set<std::uint64_t> made_;
+  std::map<const Storage*, std::weak_ptr<Storage>> storages_;
   Recorder* before_;
 };
 
@@ -106,16 +129,14 @@ class PlanBuilder {
 
   void build(nn::Module& model, const Shape& input) {
     NoRecord quiet;
-    const bool was_training = model.training();
-    model.eval();
     std::vector<OpCall> calls;
     Tensor x = empty(input, DType::f32, plan_.device), y;
     {
-      Tracer tracer;
+      const nn::EvalScope eval(model);
+      Tracer tracer(x);
       y = model.forward(x);
       calls = std::move(tracer.calls);
     }
-    model.train(was_training);
     plan_.input = input;
     plan_.output = y.shape();
     batch_ = input[0];
@@ -153,6 +174,22 @@ class PlanBuilder {
   [[noreturn]] static void refuse(const OpCall& call, const std::string& why) { fail(std::string("compile: ") + call.op + ": " + why); }
 
   void step(std::string name, std::vector<int> inputs, const Tensor& out, decltype(PlanStep::work) work) {
+    bool from_input = false;
+    for (const int v : inputs) {
+      if (v < 0) continue;
+      const Shape& shape = plan_.values[static_cast<std::size_t>(v)].shape;
+      from_input = from_input || !constant(v);
+      if (constant(v) && batch_ > 1 && shape.dims() == out.dims() && shape[0] == batch_)
+        fail("compile: " + name + ": a constant of shape " + shape.str() + " holds a row for each picture of the batch",
+             "constants have 1 as their first size");
+      if (!constant(v) && shape.dims() < out.dims() && std::holds_alternative<tg_binary_desc>(work))
+        fail("compile: " + name + ": a result of shape " + shape.str() + " lies along the channels of " + out.shape().str() +
+                 " and mixes the batch",
+             "keepdim keeps the axes");
+    }
+    if (!from_input)
+      fail("compile: " + name + ": computes from constants alone",
+           "compute it once, outside of forward, and keep it as a parameter or buffer");
     plan_.steps.push_back({std::move(name), std::move(inputs), new_value(out), std::move(work)});
     producer_[plan_.steps.back().output] = plan_.steps.size() - 1;
   }
@@ -183,6 +220,11 @@ class PlanBuilder {
     if (op == "batch_norm") return add_batch_norm(call);
     if (op == "reshape") {
       const int from = value_of(call.inputs[0]);
+      if (constant(from)) {
+        ids_[out.id()] = static_cast<int>(plan_.values.size());
+        plan_.values.push_back({out.shape(), plan_.values[static_cast<std::size_t>(from)].constant.view(out.shape())});
+        return;
+      }
       const int to = new_value(out);
       plan_.values[static_cast<std::size_t>(to)].alias_of = from;
       return;
@@ -203,6 +245,7 @@ class PlanBuilder {
   void add_convolution(const OpCall& call, bool is_linear) {
     const Tensor &x = call.inputs[0], &w = call.inputs[1], &bias = call.inputs[2];
     if (ids_.contains(w.id()) && !constant(ids_[w.id()])) refuse(call, "its filter is computed, not a parameter");
+    if (x.dims() < 2) refuse(call, "the batch is its only axis");
     ConvStep conv;
     conv.desc = is_linear ? linear_desc(x.shape(), w.shape(), w.dtype())
                           : conv2d_desc("conv2d", x.shape(), w.shape(), conv2d_options(call), w.dtype());

@@ -37,7 +37,7 @@ class Model : public nn::Module {
   std::unique_ptr<Model> clone() {
     auto copy = make();
     nn::copy_state(*this, *copy);
-    copy->train(training());
+    copy->copy_modes(*this);
     return copy;
   }
 

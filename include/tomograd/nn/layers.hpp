@@ -123,6 +123,10 @@ class BatchNorm2d : public Module {
     weight.set_requires_grad(mode == BatchNormMode::train);
     bias.set_requires_grad(mode == BatchNormMode::train);
   }
+  void copy_modes(const Module& from) override {
+    Module::copy_modes(from);
+    if (const auto* other = dynamic_cast<const BatchNorm2d*>(&from)) mode_ = other->mode_;
+  }
 
   const BatchNormOptions options;
   Tensor weight, bias, running_mean, running_var, num_batches_tracked;

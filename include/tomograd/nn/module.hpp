@@ -89,6 +89,12 @@ class Module {
   }
   void eval() { train(false); }
   bool training() const noexcept { return training_; }
+  /// Takes over the modes of a module of the same structure.
+  virtual void copy_modes(const Module& from) {
+    if (from.children_.size() != children_.size()) fail("copy_modes: " + path() + " and " + from.path() + " differ in structure");
+    training_ = from.training_;
+    for (std::size_t i = 0; i < children_.size(); ++i) children_[i]->copy_modes(*from.children_[i]);
+  }
 
   const std::string& key() const noexcept { return key_; }
   /// "layer1.0.conv1"; empty for a root.
@@ -140,9 +146,10 @@ class Module {
     for (Module* child : children_) child->set_batch_norm_mode(mode);
   }
 
-  /// Moves or converts all parameters and buffers (integer buffers keep their dtype).
+  /// Moves or converts all parameters and buffers. Integer buffers are counters of the host and stay as they are.
   void to(const Device& device) {
-    for (const Named& n : state()) replace(*n.tensor, n.tensor->to(device));
+    for (const Named& n : state())
+      if (is_floating(n.tensor->dtype())) replace(*n.tensor, n.tensor->to(device));
   }
   void to(DType dtype) {
     for (const Named& n : state())
@@ -185,6 +192,27 @@ class Module {
   std::vector<Module*> children_;
   std::vector<Named> tensors_;
   std::vector<Hook> hooks_;
+};
+
+/// Evaluation mode for a module and all below while it lives; then every one of them is in the mode it had.
+class EvalScope {
+ public:
+  explicit EvalScope(Module& net) {
+    remember(net);
+    net.eval();
+  }
+  ~EvalScope() {
+    for (const auto& [module, training] : before_) module->train(training);  // parents first: children have the last word
+  }
+  EvalScope(const EvalScope&) = delete;
+  EvalScope& operator=(const EvalScope&) = delete;
+
+ private:
+  void remember(Module& m) {
+    before_.emplace_back(&m, m.training());
+    for (Module* child : m.children()) remember(*child);
+  }
+  std::vector<std::pair<Module*, bool>> before_;
 };
 
 /// Copies every parameter and buffer of one module into another of the same structure.

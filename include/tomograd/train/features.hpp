@@ -52,8 +52,7 @@ inline FeatureBank compute_features(Model& net, const data::Dataset& set, const 
     explicit Body(Model& m) : net(m) {}
     Tensor forward(const Tensor& x) override { return net.features(x); }
   } body(net);
-  const bool was_training = net.training();
-  net.eval();
+  const nn::EvalScope eval(net);
   FeatureBank bank;
   std::optional<Session> session;
   const data::LoaderOptions plain{.batch = o.batch, .seed = o.seed, .workers = o.workers, .decode = o.decode};
@@ -88,7 +87,6 @@ inline FeatureBank compute_features(Model& net, const data::Dataset& set, const 
     data::Loader loader(set, o.preprocessing, augmented);
     for (int v = 0; v < o.views; ++v) bank.views.push_back(pass(loader, static_cast<std::uint64_t>(v), v + 1));
   }
-  net.train(was_training);
   return bank;
 }
 

@@ -301,8 +301,7 @@ class Learner {
   Predictions predict(data::Loader& loader, const std::stop_token& stop) {
     Predictions p;
     p.classes = net_.options().classes;
-    const bool was_training = net_.training();
-    net_.eval();
+    const nn::EvalScope eval(net_);
     std::optional<Session> session;
     auto epoch = loader.epoch(0, stop);
     const auto batches = static_cast<std::int64_t>(epoch.batches());
@@ -313,7 +312,6 @@ class Learner {
       append(p, session->run(batch.x, stop), batch);
       tell({"validation", 0, 1, ++b, batches, p.losses.back()});
     }
-    net_.train(was_training);
     return p;
   }
   static void append(Predictions& p, const Tensor& logits, const data::Batch& batch) {
