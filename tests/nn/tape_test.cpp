@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: MIT
+// Copyright The tomograd authors
+//
+// The tape: what it refuses, what it frees, nesting, gradients of intermediate values, a user's own op.
+#include <gtest/gtest.h>
+
+#include <tomograd/autograd/autograd.hpp>
+#include <tomograd/models/resnet.hpp>
+#include <tomograd/optim/optim.hpp>
+
+#include <thread>
+
+#include "support/nets.hpp"
+
+namespace tomograd_test {
+namespace {
+
+template <class F>
+std::string error_of(F f) {
+  try {
+    f();
+  } catch (const tg::Error& e) {
+    return e.what();
+  }
+  return "no error";
+}
+#define EXPECT_ERROR(statement, text) EXPECT_NE(error_of([&] { statement; }).find(text), std::string::npos) << error_of([&] { statement; })
+
+tg::Tensor leaf(std::vector<float> values) {
+  const auto n = static_cast<std::int64_t>(values.size());
+  tg::Tensor t = tg::from_vector(values, {n});
+  t.set_requires_grad(true);
+  return t;
+}
+
+TEST(Tape, SavedValuesMustNotChange) {
+  tg::Tensor a = leaf({1, 2}), b = leaf({3, 4});
+  {
+    tg::Tape tape;
+    const tg::Tensor y = tg::sum(a * b);
+    b.data<float>()[0] = 7;
+    b.bump_version();
+    EXPECT_ERROR(tape.backward(y), "changed in place");
+    EXPECT_FALSE(a.grad());
+  }
+  {
+    tg::Tape tape;  // an optimiser's step between forward and backward is the usual case
+    const tg::Tensor y = tg::sum(a * b);
+    tg::optim::SGD sgd({{.parameters = {a}, .lr = 1, .momentum = 0}});
+    a.set_grad(tg::ones({2}));
+    sgd.step();
+    EXPECT_ERROR(tape.backward(y), "mul");
+  }
+  a.clear_grad();
+  {
+    tg::Tape tape;  // addition saves nothing
+    const tg::Tensor y = tg::sum(a + b);
+    b.bump_version();
+    tape.backward(y);
+    EXPECT_EQ(a.grad().to_vector<float>(), (std::vector<float>{1, 1}));
+  }
+}
+
+TEST(Tape, ServesOneBackwardPass) {
+  tg::Tensor a = leaf({1, 2});
+  tg::Tape tape;
+  const tg::Tensor y = tg::sum(tg::square(a));
+  tape.backward(y);
+  EXPECT_EQ(a.grad().to_vector<float>(), (std::vector<float>{2, 4}));
+  EXPECT_ERROR(tape.backward(y), "consumed");
+  const tg::Tensor after = tg::square(a);  // no longer recorded
+  EXPECT_EQ(tape.size(), 0u);
+}
+
+TEST(Tape, RefusesWhatHasNoGradient) {
+  tg::Tensor a = leaf({1, 2});
+  const tg::Tensor constant = tg::ones({2});
+  {
+    tg::Tape tape;
+    EXPECT_ERROR(tape.backward(tg::sum(constant)), "does not depend");
+  }
+  {
+    const tg::Tensor before = tg::sum(a);
+    tg::Tape tape;
+    EXPECT_ERROR(tape.backward(before), "not recorded");
+  }
+  {
+    tg::Tape tape;
+    EXPECT_ERROR(tape.backward(tg::square(a)), "needs a seed");
+  }
+  {
+    tg::Tape tape;
+    EXPECT_ERROR(tape.backward(tg::square(a), tg::ones({3})), "needs a seed of that shape");
+  }
+  tg::Tensor labels = tg::zeros({2}, tg::DType::i64);
+  EXPECT_ERROR(labels.set_requires_grad(true), "has no gradient");
+}
+
+TEST(Tape, GradientsAddUpAndDoNotShareMemory) {
+  tg::Tensor a = leaf({1, 2}), b = leaf({3, 4});
+  for (int i = 1; i <= 2; ++i) {
+    tg::Tape tape;
+    const tg::Tensor s = a + b;
+    tape.backward(tg::sum(s + a));
+    EXPECT_EQ(a.grad().to_vector<float>(), (std::vector<float>(2, static_cast<float>(2 * i))));
+    EXPECT_EQ(b.grad().to_vector<float>(), (std::vector<float>(2, static_cast<float>(i))));
+  }
+  a.clear_grad();
+  b.clear_grad();
+  tg::Tape tape;
+  tape.backward(a + b, tg::ones({2}));
+  a.grad().data<float>()[0] = 5;  // clipping one gradient must not clip another
+  EXPECT_EQ(b.grad().to_vector<float>(), (std::vector<float>{1, 1}));
+}
+
+TEST(Tape, KeepsGradientsOfIntermediateValuesOnDemand) {  // what Grad-CAM reads
+  tg::Tensor a = leaf({1, -2});
+  tg::Tape tape;
+  tg::Tensor h = tg::scale(a, 3);
+  h.set_requires_grad(true);
+  const tg::Tensor y = tg::sum(tg::square(h)) + tg::sum(h);
+  tape.backward(y);
+  ASSERT_TRUE(h.grad());
+  EXPECT_EQ(h.grad().to_vector<float>(), (std::vector<float>{7, -11}));
+  EXPECT_EQ(a.grad().to_vector<float>(), (std::vector<float>{21, -33}));
+}
+
+TEST(Tape, NestsAndMindsItsOwnThread) {
+  tg::Tensor a = leaf({2, 3});
+  tg::Tape outer;
+  {
+    tg::Tape inner;
+    const tg::Tensor y = tg::sum(tg::square(a));
+    EXPECT_EQ(outer.size(), 0u);
+    inner.backward(y);
+  }
+  const tg::Tensor z = tg::sum(a);
+  EXPECT_EQ(outer.size(), 1u);
+  std::thread([&] { tg::sum(tg::square(a)); }).join();
+  {
+    const tg::NoRecord quiet;
+    tg::sum(tg::square(a));
+  }
+  EXPECT_EQ(outer.size(), 1u);
+  outer.backward(z);
+  EXPECT_EQ(a.grad().to_vector<float>(), (std::vector<float>{5, 7}));
+}
+
+TEST(Tape, RecordsOnlyWhereGradientsFlow) {
+  const auto net = tg::make_model("resnet20");
+  net->set_requires_grad(false);
+  net->head().set_requires_grad(true);
+  net->eval();
+  tg::Tape tape;
+  const tg::Tensor y = (*net)(golden_picture(2, 32));
+  EXPECT_EQ(tape.size(), 1u);  // the last layer
+  tape.backward(tg::sum(y));
+  EXPECT_TRUE(net->head().weight.grad());
+}
+
+TEST(Tape, FreesMemoryAsItIsConsumed) {
+  const auto net = tg::make_model("resnet20");
+  net->set_requires_grad(true);
+  const tg::Tensor x = golden_picture(8, 32), labels = golden_labels(8, 10);
+  auto pass = [&] {
+    tg::Tape tape;
+    tape.backward(tg::cross_entropy((*net)(x), labels));
+    net->clear_gradients();
+  };
+  pass();
+  const std::int64_t rest = tg::live_bytes();
+  std::int64_t recorded = 0, consumed = 0, peak = 0;
+  {
+    tg::Tape tape;
+    tg::Tensor loss = tg::cross_entropy((*net)(x), labels);
+    recorded = tg::live_bytes();
+    tg::reset_peak_bytes();
+    tape.backward(loss);
+    consumed = tg::live_bytes();
+    peak = tg::peak_bytes();
+  }
+  net->clear_gradients();
+  const std::int64_t activations = recorded - rest;
+  EXPECT_GT(activations, std::int64_t{8} * 32 * 32 * 16 * 4 * 7);  // the first stage's alone
+  EXPECT_LT(consumed - rest, activations / 10) << "the tape still lives, but holds nothing";
+  EXPECT_LT(peak - recorded, activations / 4) << "gradients take the place of what was consumed";
+  EXPECT_EQ(tg::live_bytes(), rest) << "a step leaves nothing behind";
+  pass();
+  EXPECT_EQ(tg::live_bytes(), rest);
+}
+
+// ---- a user's own op -----------------------------------------------------------------------------------------------------------
+
+struct Cube {
+  static tg::Tensor forward(const tg::Tensor& x) {
+    tg::Tensor y;
+    {
+      const tg::NoRecord quiet;
+      y = x * x * x;
+    }
+    if (tg::recorder()) tg::recorder()->record({"cube", {x}, {y}, {}});
+    return y;
+  }
+  static tg::Gradients backward(const tg::BackwardCall& b) { return {tg::scale(b.dy[0] * b.call.inputs[0] * b.call.inputs[0], 3)}; }
+};
+const tg::Backward cube_backward{"cube", {.inputs = 1}, Cube::backward};
+
+TEST(CustomOp, IsAStructWithForwardAndBackward) {
+  tg::Tensor a = leaf({1, -2, 3});
+  tg::Tape tape;
+  tape.backward(tg::sum(tg::scale(Cube::forward(a), 2)));
+  EXPECT_EQ(a.grad().to_vector<float>(), (std::vector<float>{6, 24, 54}));
+}
+
+TEST(CustomOp, ErrorsNameTheOp) {
+  tg::Tensor a = leaf({1, 2});
+  {
+    tg::Tape tape;
+    EXPECT_ERROR(tape.record({"fantasy", {a}, {tg::ones({2})}, {}}), "fantasy: has no backward function");
+  }
+  static const tg::Backward crooked{"crooked", {}, [](const tg::BackwardCall&) -> tg::Gradients { return {tg::ones({5})}; }};
+  tg::Tape tape;
+  const tg::Tensor y = tg::ones({});
+  tape.record({"crooked", {a}, {y}, {}});
+  EXPECT_ERROR(tape.backward(y), "crooked: backward gave (5) for input (2)");
+}
+
+}  // namespace
+}  // namespace tomograd_test
