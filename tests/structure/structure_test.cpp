@@ -119,7 +119,6 @@ std::vector<Include> includes_of(const fs::path& file) {
 }
 
 // The room of a file: "kernels/cpu", "kernels" for what every room may see, "core", "ops", …, "" for the headers at the top.
-// graph/ is two rooms: its core, and compile, which knows modules.
 std::string room_of(const fs::path& path) {
   const std::string name = name_of(path);
   const auto part = [](const std::string& rest) { return rest.substr(0, rest.find('/')); };
@@ -131,11 +130,10 @@ std::string room_of(const fs::path& path) {
   if (name.rfind(kPublic, 0) != 0) return "outside: " + name;
   const std::string rest = name.substr(kPublic.size());
   if (rest.find('/') == std::string::npos) return "";
-  if (rest.rfind("graph/compile", 0) == 0) return "graph/compile";
   return part(rest);
 }
 
-// architecture.md §1, with everything that a named room may itself include. The plain files of kernels/ (descriptors, Philox) are
+// CONTRIBUTING.md's table, with everything that a named room may itself include. The plain files of kernels/ (descriptors, Philox) are
 // open to all; devices are opened by core alone.
 const std::map<std::string, std::set<std::string>>& may_include() {
   static const std::map<std::string, std::set<std::string>> kRules{
@@ -144,16 +142,15 @@ const std::map<std::string, std::set<std::string>>& may_include() {
       {"autograd", {"core", "ops"}},
       {"nn", {"core", "ops"}},
       {"optim", {"core", "ops"}},
-      {"graph", {"core", "ops"}},
-      {"graph/compile", {"core", "ops", "graph", "nn"}},
+      {"graph", {"core", "ops", "nn"}},
       {"models", {"core", "ops", "nn"}},
       {"weights", {"core", "ops", "nn"}},
       {"image", {"core"}},
       {"dicom", {"core"}},
       {"report", {"core"}},
       {"data", {"core", "image"}},
-      {"infer", {"core", "ops", "nn", "models", "graph", "graph/compile", "weights", "image"}},
-      {"train", {"core", "ops", "autograd", "nn", "models", "weights", "optim", "image", "data", "report"}},
+      {"infer", {"core", "ops", "nn", "models", "graph", "weights", "image"}},
+      {"train", {"core", "ops", "autograd", "nn", "models", "graph", "weights", "optim", "image", "data", "report"}},
   };
   return kRules;
 }
