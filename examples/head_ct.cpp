@@ -19,7 +19,7 @@ namespace {
 struct Options : cli::Shared {
   std::string data, weights, arch, label;
   int folds = 1, repeats = 1, views = 4, epochs = 10;
-  std::int64_t batch = 16, size = 224;
+  std::int64_t batch = 16;
   double lr = 0;
   bool unfreeze = false;
 };
@@ -59,10 +59,9 @@ int head_ct(const Options& o) {
   auto net = tg::make_model(arch, {.classes = classes, .seed = o.seed});
   const tg::LoadReport loaded = tg::load_weights(*net, file, {.reinit = {net->head().path()}});
   bar.say(loaded.summary());
-  tg::Preprocessing preprocessing = tg::Preprocessing::imagenet();
-  preprocessing.fit = tg::Preprocessing::Fit::exact;  // the whole slice counts: no crop
-  preprocessing.resize_height = preprocessing.resize_width = o.size;
-  preprocessing.crop_height = preprocessing.crop_width = 0;
+  std::string assumed;
+  const tg::Preprocessing preprocessing = tg::preprocessing_of(file.metadata, arch, &assumed);
+  if (!assumed.empty()) bar.say("  " + assumed);
 
   // Near-duplicates (the same slice saved twice) must not straddle a split.
   const auto duplicates = tg::data::group_near_duplicates(set);
@@ -190,7 +189,6 @@ int main(int argc, char** argv) {
   app.add_option("--epochs", o.epochs, "Epochs")->capture_default_str()->check(CLI::Range(1, 100000));
   app.add_option("--lr", o.lr, "Peak learning rate")->check(CLI::PositiveNumber);
   app.add_option("--batch", o.batch, "Slices per step")->capture_default_str()->check(CLI::Range(1, 4096));
-  app.add_option("--size", o.size, "Pixels per side that the network sees")->capture_default_str()->check(CLI::Range(32, 2048));
   app.add_flag("--unfreeze", o.unfreeze, "Fine-tune all layers");
   cli::add_out(app, o, "Folder for report.html, metrics.json, predictions.csv, curves.csv and model.safetensors");
   cli::add_seed(app, o);

@@ -39,6 +39,8 @@ if(TOMOGRAD_TESTS)
       add_dependencies(${target} tomograd_cuda_plugin)
     endif()
     tomograd_strict(${target})
+    # What is tested is in tomograd::compiled; -O1 halves the time that the tests' own code takes to compile.
+    target_compile_options(${target} PRIVATE "$<$<AND:$<CONFIG:Release>,$<CXX_COMPILER_ID:GNU,Clang>>:-O1>")
     gtest_discover_tests(${target} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60 PROPERTIES LABELS ${room} TIMEOUT ${room_timeout})
     list(APPEND test_targets ${target})
   endforeach()

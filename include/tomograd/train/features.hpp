@@ -92,7 +92,7 @@ inline FeatureBank compute_features(Model& net, const data::Dataset& set, const 
 
 struct HeadOptions {
   int epochs = 10;
-  double lr = 5e-3;
+  double lr = 1e-3;
   double weight_decay = 1e-2;
   std::int64_t batch = 16;
   std::uint64_t seed = 0;

@@ -192,11 +192,11 @@ inline std::string run_html(const Run& run, const RunMetrics& m) {
     keys.push_back(metric_key("Balanced accuracy", m.balanced_accuracy, "mean recall", true));
   }
   html.keys(keys);
-  if (m.accuracy_by_group.defined())
-    html.paragraph("Slices of one group (patient) are not independent. Resampling whole groups (" + std::to_string(m.groups) +
-                   " of them), the accuracy's interval is " +
+  if (m.accuracy_by_group.defined() && m.groups * 5 <= m.slices * 4)  // not for a few near-duplicates
+    html.paragraph("Slices of one patient are not independent. Resampling whole groups (" + std::to_string(m.groups) + " of them" +
+                   (m.repeats > 1 ? ", first repeat" : "") + "), the accuracy is " +
                    report::percent(m.accuracy_by_group.value, m.accuracy_by_group.low, m.accuracy_by_group.high) +
-                   ": that one is to be believed.");
+                   ": of the two intervals, believe the wider one.");
   std::vector<std::vector<std::string>> per_class;
   const auto counts = run.data.counts();
   for (std::size_t c = 0; c < run.data.classes.size(); ++c)
