@@ -149,7 +149,7 @@ inline Random phantom_random(const PhantomOptions& o, std::int64_t patient, std:
 struct PhantomPlan {
   float half_width, half_length, skull, scalp, atrophy, ventricles, grey, white, fov, blur, noise, drift, cupping, tilt, centre_u, centre_v,
       shift;
-  float sinus, falx, z;
+  float sinus, falx, z, air_noise, soft_scalp;
   std::array<float, 4> wobble{};
   std::uint64_t folds = 0;
   std::vector<PhantomBlob> nuclei, extras;
@@ -172,16 +172,16 @@ inline PhantomPlan plan_phantom(const PhantomOptions& o, std::int64_t patient, s
   Random r = phantom_random(o, patient, 0);
   p.half_width = 70 + 3 * std::clamp(r.normal(), -2.F, 2.F);
   p.half_length = 88 + 4 * std::clamp(r.normal(), -2.F, 2.F);
-  p.skull = r.uniform(5.5F, 8.5F);
-  p.scalp = r.uniform(4, 8);
+  p.skull = r.uniform(5, 9.5F);
+  p.scalp = r.uniform(4, 9);
   p.atrophy = r.uniform(0.6F, 1.7F);
   p.ventricles = r.uniform(0.6F, 1.0F) * (0.6F + 0.4F * p.atrophy) + 0.2F;
   p.grey = 37 + r.normal();
   p.white = 28.5F + r.normal();
   p.fov = r.uniform(205, 255);
   p.blur = r.uniform(0.5F, 1.4F);
-  p.noise = r.uniform(2, 5);
-  p.drift = 1.5F * r.normal();
+  p.noise = r.uniform(2.4F, 4.3F);
+  p.drift = 2 * r.normal();
   p.cupping = r.uniform(0, 7);
   p.tilt = std::clamp(0.12F * r.normal(), -0.35F, 0.35F);
   p.centre_u = 3 * r.normal();
@@ -200,7 +200,12 @@ inline PhantomPlan plan_phantom(const PhantomOptions& o, std::int64_t patient, s
   // the slice
   Random s = phantom_random(o, patient, 16 + static_cast<std::uint64_t>(slice));
   const float z = p.z = phantom_level(o, slice) + s.uniform(-2, 2);
-  p.drift += s.normal();
+  p.drift += 2.5F * s.normal();  // the table height, the tube: nobody's blood
+  p.skull *= s.uniform(0.85F, 1.15F);
+  p.blur *= s.uniform(0.75F, 1.3F);
+  p.noise *= s.uniform(0.65F, 1.5F);
+  p.air_noise = p.noise * s.uniform(0.3F, 1.6F);
+  p.soft_scalp = s.uniform(-1.2F, 1.2F);
   p.shift = s.normal();
   p.folds = stream_of(p.folds, static_cast<std::uint64_t>(slice));
   if (z > 18 && z < 54)
@@ -241,6 +246,11 @@ inline PhantomPlan plan_phantom(const PhantomOptions& o, std::int64_t patient, s
   if (bleed == Bleed::none) return p;
   Random b = phantom_random(o, patient, 1);
   for (int i = 0; i < 16; ++i) b.next();  // beyond what phantom_bleed drew
+  // Blood is bright. So that mean brightness does not give it away, these slices get a little less elsewhere: 1.2 HU (a third of the
+  // spread between slices) and some fat instead of muscle in the scalp.
+  p.drift -= 1.2F;
+  p.noise *= 0.92F;  // and its edges are sharp
+  p.soft_scalp -= 0.55F;
   const float m = b.uniform() < 0.5F ? -1.F : 1.F, away = b.uniform(-0.9F, 0.9F);
   p.blood = b.uniform(60, 80);
   const float big = b.uniform() * 0.7F + 0.3F * s.uniform();  // neighbouring slices resemble each other
@@ -361,7 +371,7 @@ inline Image draw_phantom(const PhantomOptions& o, std::int64_t patient, std::in
       return ph_mix(1200, 650 + 180 * bone(x, y), marrow) + 60 * fine_noise(x, y);
     }
     const float skin = depth + p.scalp;
-    if (skin >= 0) return skin < 2.6F ? 40.F : ph_mix(-60, 45, ph_step(-0.1F, 0.4F, bone(x + 90, y) + 0.1F));
+    if (skin >= 0) return skin < 2.6F ? 40.F : ph_mix(-60, 45, ph_step(-0.3F, 0.3F, bone(x + 90, y) + p.soft_scalp));
     const float rest = std::hypot(image_u, image_v + 10) - 0.46F * p.fov;  // the head holder, a thin shell behind the head
     return image_v > 0.2F * p.fov && std::fabs(rest) < 1.5F ? -250.F : -1000.F;
   };
@@ -389,7 +399,7 @@ inline Image draw_phantom(const PhantomOptions& o, std::int64_t patient, std::in
         const float t = (u * k.c + v * k.s - k.offset) / k.width;
         if (std::fabs(t) < 3) h += k.hu * std::exp(-t * t);
       }
-      h += p.noise / square * rng.normal();
+      h += (h < -300 ? p.air_noise : p.noise) / square * rng.normal();
     }
   const auto pass = [&](const std::vector<float>& from, std::vector<float>& to, std::int64_t dx, std::int64_t dy) {
     for (std::int64_t y = 0; y < n; ++y)
