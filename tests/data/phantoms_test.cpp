@@ -100,7 +100,7 @@ double unseen_auc(const Table& t, const std::vector<char>& train) {
 
 TEST(Phantoms, NoShortcutOnUnseenPatients) {
   for (const std::uint64_t seed : {1U, 2U, 3U}) {
-    const data::PhantomOptions o{.patients = 160, .slices = 4, .size = 64, .prevalence = 0.4, .seed = seed};
+    const data::PhantomOptions o{.patients = 130, .slices = 4, .size = 64, .prevalence = 0.4, .seed = seed};
     Table t;
     const auto total = static_cast<std::size_t>(o.patients * o.slices);
     t.x.resize(total);
