@@ -32,9 +32,9 @@ class Shape {
     for (const std::int64_t n : sizes) {
       if (n < 0) fail("shape: negative size in " + str());
       if (n > 0 && count > (std::int64_t{1} << 62) / n) fail("shape: " + str() + " has more than 2^62 elements");
-      count *= n;
+      count *= std::max<std::int64_t>(n, 1);  // strides must not overflow either, where a size of 0 makes the whole empty
     }
-    count_ = count;
+    count_ = std::count(sizes.begin(), sizes.end(), 0) ? 0 : count;
   }
 
   int dims() const noexcept { return dims_; }

@@ -93,16 +93,20 @@ class Tracer final : public Recorder {
   Tracer(const Tracer&) = delete;
   Tracer& operator=(const Tracer&) = delete;
   void record(OpCall call) override {
+    bool from_made = false;
     for (Tensor& t : call.inputs) {
       if (!t) continue;
       if (made_.contains(t.id())) {
+        from_made = true;
         t = t.shape_only();
       } else if (const auto it = storages_.find(t.body().storage.get()); it != storages_.end() && it->second.lock() == t.body().storage) {
         fail(std::string("compile: ") + call.op + ": reads a traced result of shape " + t.shape().str() + " through view() or detach()",
              "use reshape()");
       }
     }
+    const bool of_constant = !from_made && std::string(call.op) == "reshape";  // is one itself
     for (Tensor& t : call.outputs) {
+      if (of_constant) continue;
       made(t);
       t = t.shape_only();
     }
@@ -174,11 +178,12 @@ class PlanBuilder {
   [[noreturn]] static void refuse(const OpCall& call, const std::string& why) { fail(std::string("compile: ") + call.op + ": " + why); }
 
   void step(std::string name, std::vector<int> inputs, const Tensor& out, decltype(PlanStep::work) work) {
-    bool from_input = false;
+    if (std::none_of(inputs.begin(), inputs.end(), [this](int v) { return v >= 0 && !constant(v); }))
+      fail("compile: " + name + ": computes from constants alone",
+           "compute it once, outside of forward, and keep it as a parameter or buffer");
     for (const int v : inputs) {
       if (v < 0) continue;
       const Shape& shape = plan_.values[static_cast<std::size_t>(v)].shape;
-      from_input = from_input || !constant(v);
       if (constant(v) && batch_ > 1 && shape.dims() == out.dims() && shape[0] == batch_)
         fail("compile: " + name + ": a constant of shape " + shape.str() + " holds a row for each picture of the batch",
              "constants have 1 as their first size");
@@ -187,9 +192,6 @@ class PlanBuilder {
                  " and mixes the batch",
              "keepdim keeps the axes");
     }
-    if (!from_input)
-      fail("compile: " + name + ": computes from constants alone",
-           "compute it once, outside of forward, and keep it as a parameter or buffer");
     plan_.steps.push_back({std::move(name), std::move(inputs), new_value(out), std::move(work)});
     producer_[plan_.steps.back().output] = plan_.steps.size() - 1;
   }
