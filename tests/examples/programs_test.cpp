@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: MIT
+// Copyright The tomograd authors
+//
+// The programs as a user runs them: the whole path on a few phantoms, and wrong inputs, each with its exit code, a sentence that names the
+// path, and nothing half-written.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <tomograd/core/file.hpp>
+
+#include <cstdlib>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "support/data.hpp"
+
+#ifndef TOMOGRAD_BIN_DIR
+#define TOMOGRAD_BIN_DIR "."
+#endif
+
+namespace {
+
+namespace fs = std::filesystem;
+using tomograd_test::TemporaryFolder;
+
+struct Outcome {
+  int code;
+  std::string out, err;
+};
+
+class Programs : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!fs::exists(fs::path(TOMOGRAD_BIN_DIR) / "tomograd")) GTEST_SKIP() << "the programs were not built";
+  }
+  Outcome run(const std::string& command) const {
+    const std::string line = "cd '" + folder.path().string() + "' && '" TOMOGRAD_BIN_DIR "/" + command.substr(0, command.find(' ')) + "'" +
+                             (command.find(' ') == std::string::npos ? "" : command.substr(command.find(' '))) +
+                             " > out.txt 2> err.txt < /dev/null";
+    const int status = std::system(line.c_str());
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, tomograd::read_file(folder / "out.txt"), tomograd::read_file(folder / "err.txt")};
+  }
+  void expect_error(const std::string& command, int code, const std::string& sentence) const {
+    const Outcome o = run(command);
+    EXPECT_EQ(o.code, code) << command << "\n" << o.err;
+    EXPECT_NE((o.out + o.err).find(sentence), std::string::npos) << command << " said:\n" << o.out << o.err;
+  }
+  TemporaryFolder folder;
+};
+
+TEST_F(Programs, WholePathOnPhantoms) {
+  Outcome o = run("tomograd phantoms --out data --patients 12 --slices 3 --size 64 --seed 3");
+  ASSERT_EQ(o.code, 0) << o.err;
+  const std::string train =
+      "tomograd train --csv data/labels.csv --images data --label hemorrhage --group patient_id --hu-offset 1024 --arch resnet20 --size 32 "
+      "--epochs 2 --batch 8 --out ";
+  o = run(train + "out --threads 2");
+  ASSERT_EQ(o.code, 0) << o.err;
+  const auto metrics = nlohmann::json::parse(tomograd::read_file(folder / "out/metrics.json"));
+  for (const char* name : {"accuracy", "auc", "sensitivity", "specificity"})
+    for (const char* part : {"value", "low", "high"}) EXPECT_TRUE(metrics.at(name).contains(part)) << name << "." << part;
+  EXPECT_LE(metrics["accuracy"]["low"].get<double>(), metrics["accuracy"]["value"].get<double>());
+  EXPECT_EQ(metrics["folds"].size(), 1u);
+  EXPECT_NE(tomograd::read_file(folder / "out/report.html").find("esearch use only"), std::string::npos);
+  EXPECT_FALSE(fs::exists(folder / "out/checkpoint.safetensors"));
+
+  // Patients do not straddle the split.
+  std::map<std::string, std::string> split_of;
+  std::istringstream table(tomograd::read_file(folder / "out/predictions.csv"));
+  std::string line;
+  std::getline(table, line);
+  EXPECT_EQ(line.substr(0, 35), "path,digest,group,fold,split,label,");
+  int rows = 0;
+  for (; std::getline(table, line); ++rows) {
+    std::vector<std::string> cells;
+    std::istringstream in(line);
+    for (std::string cell; std::getline(in, cell, ',');) cells.push_back(cell);
+    ASSERT_GE(cells.size(), 6u);
+    EXPECT_EQ(split_of.try_emplace(cells[2], cells[4]).first->second, cells[4]) << "patient " << cells[2];
+    EXPECT_EQ(cells[1].size(), 64u);
+  }
+  EXPECT_EQ(rows, 36);
+
+  // The same run again gives the same weights, bit for bit, on one thread too.
+  ASSERT_EQ(run(train + "again --threads 1").code, 0);
+  EXPECT_EQ(tomograd::sha256_file(folder / "out/model.safetensors"), tomograd::sha256_file(folder / "again/model.safetensors"));
+
+  // What was trained runs, and its answers are those of predictions.csv.
+  o =
+      run("tomograd predict --weights out/model.safetensors --hu-offset 1024 data/images/p000_s00.png data/images/absent.png --csv p.csv "
+          "--logits l.npy");
+  EXPECT_EQ(o.code, 0) << o.err;
+  EXPECT_NE(o.out.find("hemorrhage"), std::string::npos);
+  EXPECT_NE(o.err.find("absent.png"), std::string::npos);
+  EXPECT_EQ(fs::file_size(folder / "l.npy"), 128u + 2 * 2 * 4);
+  EXPECT_EQ(run("classify out/model.safetensors data/images/p000_s00.png").code, 1);  // HU expected, a picture given
+}
+
+TEST_F(Programs, ExtendExampleLearns) { EXPECT_EQ(run("extend").code, 0); }
+
+TEST_F(Programs, WrongUsageIsTwo) {
+  expect_error("tomograd", 2, "subcommand");
+  expect_error("tomograd dance", 2, "subcommand");
+  expect_error("tomograd predict", 2, "--weights");
+  expect_error("tomograd train --csv x.csv", 2, "--out");
+  expect_error("tomograd phantoms --out x --patients zero", 2, "--patients");
+  expect_error("head_ct --data x", 2, "--weights");
+  EXPECT_EQ(run("tomograd train --help").code, 0);
+  EXPECT_EQ(run("tomograd version").code, 0);
+}
+
+TEST_F(Programs, BadInputIsOneAndASentence) {
+  ASSERT_EQ(run("tomograd phantoms --out data --patients 3 --slices 2 --size 48").code, 0);
+  tomograd::write_file(folder / "page.pth", "<!DOCTYPE html><html><body>404</body></html>");
+  tomograd::write_file(folder / "lfs.pth", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 46827520\n");
+  tomograd::write_file(folder / "empty.pth", "");
+  tomograd::write_file(folder / "cut.png", tomograd::read_file(folder / "data/images/p000_s00.png").substr(0, 200));
+  tomograd::write_file(folder / "one.csv", "file,label,p\nimages/p000_s00.png,1,a\nimages/p001_s00.png,1,b\n");
+  tomograd::write_file(folder / "twice.csv", "file,label\nimages/p000_s00.png,1\nimages/p000_s00.png,0\n");
+  tomograd::write_file(folder / "gone.csv", "file,label\nnot_here.png,1\nnor_here.png,0\n");
+  fs::create_directories(folder / "nothing");
+  expect_error("tomograd predict --weights page.pth data/images/p000_s00.png", 1, "web page");
+  expect_error("tomograd predict --weights lfs.pth data/images/p000_s00.png", 1, "git-LFS");
+  expect_error("tomograd predict --weights empty.pth data/images/p000_s00.png", 1, "empty.pth");
+  expect_error("tomograd predict --weights absent.pth x.png", 1, "absent.pth");
+  const std::string train = "tomograd train --arch resnet20 --size 32 --epochs 1 --hu-offset 1024 --out out --images data ";
+  expect_error(train + "--csv one.csv --label label --group p", 1, "class");
+  expect_error(train + "--csv twice.csv --split slice", 1, "p000_s00");
+  expect_error(train + "--csv gone.csv --split slice", 1, "not_here.png");
+  expect_error(train + "--csv data/labels.csv --label hemorrhage --group doctor", 1, "doctor");
+  expect_error(train + "--csv data/labels.csv --label hemorrhage", 1, "--group");
+  expect_error(train + "--csv absent.csv", 1, "absent.csv");
+  expect_error("tomograd train --arch resnet20 --epochs 1 --out out --folders nothing --split slice", 1, "nothing");
+  expect_error(
+      "tomograd train --arch resnet21 --size 32 --hu-offset 1024 --out out --csv data/labels.csv --images data --label hemorrhage --group "
+      "patient_id",
+      1, "resnet21");
+  expect_error(
+      "tomograd train --arch resnet20 --size 32 --hu-offset 1024 --out /proc/none --csv data/labels.csv --images data --label hemorrhage "
+      "--group patient_id",
+      1, "/proc/none");
+  expect_error("head_ct --data nothing --weights page.pth --out out", 1, "labels.csv");
+  EXPECT_FALSE(fs::exists(folder / "out/model.safetensors"));
+}
+
+TEST_F(Programs, OneBadPictureIsListedNotFatal) {
+  ASSERT_EQ(run("tomograd phantoms --out data --patients 10 --slices 2 --size 48").code, 0);
+  tomograd::write_file(folder / "data/images/p002_s01.png", tomograd::read_file(folder / "data/images/p002_s01.png").substr(0, 300));
+  const Outcome o = run(
+      "tomograd train --csv data/labels.csv --images data --label hemorrhage --group patient_id --hu-offset 1024 --arch resnet20 --size 32 "
+      "--epochs 1 --batch 8 --out out");
+  ASSERT_EQ(o.code, 0) << o.err;
+  EXPECT_NE(tomograd::read_file(folder / "out/report.html").find("p002_s01.png"), std::string::npos);
+}
+
+}  // namespace
