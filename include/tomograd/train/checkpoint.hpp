@@ -6,6 +6,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <string>
 
@@ -28,8 +29,10 @@ inline void save_checkpoint(const std::filesystem::path& path, nn::Module& net, 
 }
 
 /// Loads what save_checkpoint wrote into a net and an optimiser of the same structure; returns info.
-/// Throws Error when the file is another thing or belongs to another net, and then has changed nothing.
-inline std::map<std::string, std::string> load_checkpoint(const std::filesystem::path& path, nn::Module& net, optim::Optimizer& optimizer) {
+/// Throws Error when the file is another thing or belongs to another net, and then has changed nothing; accept may look at info and throw.
+inline std::map<std::string, std::string> load_checkpoint(
+    const std::filesystem::path& path, nn::Module& net, optim::Optimizer& optimizer,
+    const std::function<void(const std::map<std::string, std::string>&)>& accept = {}) {
   const weights::StateDict file = weights::read_state_dict(path);
   const auto kind = file.metadata.find("kind");
   if (kind == file.metadata.end() || kind->second != "tomograd checkpoint")
@@ -51,6 +54,7 @@ inline std::map<std::string, std::string> load_checkpoint(const std::filesystem:
     if (!t || !(t->shape() == n.tensor->shape()) || t->dtype() != n.tensor->dtype())
       fail("load_checkpoint: " + path.string() + " does not hold " + n.name + " " + n.tensor->shape().str());
   }
+  if (accept) accept(file.metadata);
   optimizer.load_state(memory);
   for (const nn::Named& n : state) {
     Tensor source = file.find("model." + n.name)->to(n.tensor->device());

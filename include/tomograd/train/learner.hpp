@@ -185,10 +185,11 @@ class Learner {
       }
       r.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
       curves.push_back(r);
+      curves_ = curves;  // what is done stays known when the next epoch is stopped
       if (!o.checkpoint.empty()) save_checkpoint(o.checkpoint, net_, optimizer, checkpoint_info(o, e + 1, curves));
       if (options_.on_epoch) options_.on_epoch(r);
     }
-    curves_ = std::move(curves);
+    curves_ = std::move(curves);  // of a run that was finished already
   }
 
   /// fastai's recipe: one epoch of the last layer alone, then all of it with half the rate, early stages slower.
@@ -208,7 +209,15 @@ class Learner {
 
   /// Raises the rate from step to step and watches the loss (Smith 2017); weights and statistics are put back afterwards.
   LrFindResult lr_find(const LrFindOptions& o = {}) {
-    const auto before = net_.clone();
+    const struct Restore {  // also when the search is stopped
+      Model& net;
+      std::unique_ptr<Model> before = net.clone();
+      ~Restore() {
+        nn::copy_state_into(*before, net);
+        net.copy_modes(*before);
+        net.clear_gradients();
+      }
+    } restore{net_};
     optim::AdamW optimizer(groups({.lr = 1}));
     const std::vector<double> relative = rates(optimizer);
     LrFindResult r;
@@ -242,8 +251,6 @@ class Learner {
       }
       if (i == before_epoch) break;  // nothing readable
     }
-    nn::copy_state_into(*before, net_);
-    net_.clear_gradients();
     r.suggestion = valley(r);
     return r;
   }
@@ -345,15 +352,18 @@ class Learner {
     return text;
   }
   int resume(const FitOptions& o, optim::Optimizer& optimizer, std::vector<EpochResult>& curves) {
-    const auto info = load_checkpoint(o.checkpoint, net_, optimizer);
-    const auto get = [&](const char* key) {
+    using Info = std::map<std::string, std::string>;
+    const auto entry = [&](const Info& info, const char* key) {
       const auto it = info.find(key);
       if (it == info.end()) fail("learner: checkpoint " + o.checkpoint.string() + " lacks '" + key + "'");
       return it->second;
     };
-    if (get("run") != run_key(o))
-      fail("learner: checkpoint " + o.checkpoint.string() + " is of another run (" + get("run") + "; this one: " + run_key(o) + ")",
-           "delete it to start anew, or use the same options");
+    const Info info = load_checkpoint(o.checkpoint, net_, optimizer, [&](const Info& found) {
+      if (const std::string run = entry(found, "run"); run != run_key(o))
+        fail("learner: checkpoint " + o.checkpoint.string() + " is of another run (" + run + "; this one: " + run_key(o) + ")",
+             "delete it to start anew, or use the same options");
+    });
+    const auto get = [&](const char* key) { return entry(info, key); };
     curves.clear();
     const std::string text = get("curves");
     for (std::size_t at = 0; at < text.size(); at = text.find('\n', at) + 1) {
