@@ -44,8 +44,8 @@ class HostMemory {
       it->second.pop_back();
       kept_bytes_ -= size;
     } else {
-      if (live_ + size > high_) high_ = live_ + size;
-      while (kept_bytes_ > 0 && live_ + kept_bytes_ + size > high_) release_largest();
+      const std::int64_t high = live_ + size > high_ ? live_ + size : high_;  // becomes the mark when there is room for it
+      while (kept_bytes_ > 0 && live_ + kept_bytes_ + size > high) release_largest();
       p = ::operator new (static_cast<std::size_t>(size), std::align_val_t{64});
     }
     live_ += size;
