@@ -47,7 +47,7 @@ TEST(Models, ParameterAndKeyCounts) {
                       {"resnet32", 464154, 0, 31 * 6 + 2},   {"resnet44", 658586, 0, 43 * 6 + 2},  {"resnet56", 853018, 0, 55 * 6 + 2},
                       {"resnet110", 1727962, 0, 109 * 6 + 2}};
   for (const Row& r : rows) {
-    const auto net = tg::make_model(r.name);
+    const auto net = tg::make_model(r.name, {.initialise = false});
     EXPECT_EQ(net->parameter_count(), r.parameters) << r.name;
     const auto state = net->state();
     EXPECT_EQ(state.size(), r.keys) << r.name;

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: MIT
+// Copyright The tomograd authors
+//
+// The thread pool: every block once, nesting, exceptions, many callers, another executor, another number of threads, forked children.
+#include <gtest/gtest.h>
+
+#include <tomograd/core/parallel.hpp>
+
+#include <atomic>
+#include <numeric>
+#include <thread>
+
+#if defined(__unix__)
+#include <sys/wait.h>
+#include <unistd.h>
+#endif
+
+#include "support/nets.hpp"
+
+namespace tomograd_test {
+namespace {
+
+/// How often each block ran, and that workers' numbers fit.
+void expect_every_block_once(std::int64_t blocks) {
+  std::vector<std::atomic<int>> ran(static_cast<std::size_t>(blocks));
+  std::atomic<int> bad{0};
+  const int workers = tg::num_threads();
+  tg::parallel_for(blocks, [&](std::int64_t block, std::int32_t worker) {
+    ++ran[static_cast<std::size_t>(block)];
+    if (worker < 0 || worker >= workers) ++bad;
+  });
+  for (auto& n : ran) EXPECT_EQ(n, 1);
+  EXPECT_EQ(bad, 0);
+}
+
+TEST(ParallelFor, RunsEveryBlockOnce) {
+  for (const int threads : {1, 2, 5}) {
+    const Threads scope(threads);
+    for (const std::int64_t blocks : {0, 1, 2, 7, 1000}) expect_every_block_once(blocks);
+    for (int i = 0; i < 500; ++i) expect_every_block_once(3);  // short jobs, one after the other
+  }
+}
+
+TEST(ParallelFor, NestedCallsRunInline) {
+  const Threads scope(4);
+  std::atomic<int> sum{0};
+  tg::parallel_for(8, [&](std::int64_t, std::int32_t) {
+    const auto self = std::this_thread::get_id();
+    tg::parallel_for(5, [&](std::int64_t b, std::int32_t worker) {
+      EXPECT_EQ(std::this_thread::get_id(), self);
+      EXPECT_EQ(worker, 0);
+      sum += static_cast<int>(b);
+    });
+  });
+  EXPECT_EQ(sum, 8 * 10);
+}
+
+TEST(ParallelFor, RethrowsTheFirstExceptionWhenAllIsDone) {
+  for (const int threads : {1, 3}) {
+    const Threads scope(threads);
+    std::atomic<int> ran{0};
+    EXPECT_THROW(tg::parallel_for(50,
+                                  [&](std::int64_t block, std::int32_t) {
+                                    ++ran;
+                                    if (block % 10 == 3) throw std::out_of_range("block");
+                                  }),
+                 std::out_of_range);
+    EXPECT_EQ(ran, 50);
+    expect_every_block_once(10);  // and the pool still works
+  }
+}
+
+TEST(ParallelFor, ServesManyCallersAtOnce) {
+  const Threads scope(3);
+  std::atomic<std::int64_t> sum{0};
+  std::vector<std::thread> callers;
+  for (int c = 0; c < 8; ++c)
+    callers.emplace_back([&] {
+      for (int i = 0; i < 200; ++i) tg::parallel_for(11, [&](std::int64_t b, std::int32_t) { sum += b; });
+    });
+  for (auto& t : callers) t.join();
+  EXPECT_EQ(sum, 8 * 200 * 55);
+}
+
+TEST(ParallelFor, WakesSleepingWorkers) {
+  const Threads scope(3);
+  for (int i = 0; i < 5; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(4));  // by now they sleep
+    expect_every_block_once(64);
+  }
+}
+
+TEST(ParallelFor, UsesAnEmbeddersExecutor) {
+  struct Own {
+    int calls = 0;
+    static void run(void* self, std::int64_t blocks, void (*body)(void*, std::int64_t, std::int32_t), void* job) {
+      ++static_cast<Own*>(self)->calls;
+      for (std::int64_t b = blocks; b-- > 0;) body(job, b, static_cast<std::int32_t>(b % 7));
+    }
+  } own;
+  const tg::Executor executor{Own::run, &own, 7};
+  const tg::Tensor x = golden_picture(1, 32);
+  const tg::Tensor before = tg::relu(x);
+  tg::set_executor(&executor);
+  EXPECT_EQ(tg::num_threads(), 7);
+  expect_every_block_once(20);
+  const tg::Tensor with = tg::relu(x);
+  tg::set_executor(nullptr);
+  EXPECT_EQ(own.calls >= 1, true);
+  const int calls = own.calls;
+  expect_every_block_once(20);
+  EXPECT_EQ(own.calls, calls);
+  EXPECT_TRUE(same_bits(with, before));
+}
+
+TEST(ParallelFor, NumberOfThreadsIsChecked) {
+  const Threads scope(2);
+  EXPECT_EQ(tg::num_threads(), 2);
+  EXPECT_THROW(tg::set_num_threads(0), tg::Error);
+  EXPECT_THROW(tg::set_num_threads(-3), tg::Error);
+  EXPECT_THROW(tg::set_num_threads(1 << 20), tg::Error);
+  EXPECT_EQ(tg::num_threads(), 2);
+}
+
+#if defined(__unix__) && !defined(__SANITIZE_THREAD__)
+TEST(ParallelFor, AForkedChildBuildsItsOwnPool) {
+  const Threads scope(3);
+  expect_every_block_once(100);
+  const pid_t child = fork();
+  if (child == 0) {
+    std::atomic<std::int64_t> sum{0};
+    tg::parallel_for(100, [&](std::int64_t b, std::int32_t) { sum += b; });
+    _exit(sum == 4950 && tg::num_threads() == 3 ? 0 : 1);
+  }
+  ASSERT_GT(child, 0);
+  int status = -1;
+  waitpid(child, &status, 0);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  expect_every_block_once(100);
+}
+#endif
+
+}  // namespace
+}  // namespace tomograd_test
