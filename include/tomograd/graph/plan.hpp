@@ -153,7 +153,10 @@ class PlanBuilder {
     plan_.output_value = value_of(y, false);
     place();
     for (PlanStep& step : plan_.steps)
-      if (auto* conv = std::get_if<ConvStep>(&step.work)) pack(*conv, filters_.at(&step - plan_.steps.data()));
+      if (auto* conv = std::get_if<ConvStep>(&step.work)) {
+        pack(*conv, filters_.at(&step - plan_.steps.data()));
+        filters_.erase(&step - plan_.steps.data());  // its memory serves the next one
+      }
     for (const PlanStep& step : plan_.steps)
       if (const auto* conv = std::get_if<ConvStep>(&step.work))
         plan_.constant_bytes += conv->packed->bytes() + (conv->bias ? conv->bias.bytes() : 0);

@@ -126,7 +126,7 @@ class Classifier {
   }
 
  private:
-  friend Classifier make_classifier(const weights::StateDict& file, const ClassifierOptions& options);
+  friend Classifier make_classifier(weights::StateDict file, const ClassifierOptions& options);
 
   struct Body {
     Preprocessing preprocessing;
@@ -168,7 +168,8 @@ class Classifier {
   std::string architecture_;
 };
 
-inline Classifier make_classifier(const weights::StateDict& file, const ClassifierOptions& options = {}) {
+/// Takes the file over: its tensors are let go as soon as the network has them, so that compiling finds their memory.
+inline Classifier make_classifier(weights::StateDict file, const ClassifierOptions& options = {}) {
   Architecture a;
   if (options.architecture.empty()) {
     a = guess_architecture(file);
@@ -182,6 +183,7 @@ inline Classifier make_classifier(const weights::StateDict& file, const Classifi
   }
   const auto net = make_model(a.name, {.classes = a.classes, .in_channels = a.in_channels, .initialise = false});
   const LoadReport report = load_weights(*net, file);
+  file.entries.clear();
   std::string assumed;
   const Preprocessing p = options.preprocessing ? *options.preprocessing : preprocessing_of(file.metadata, a.name, &assumed);
   std::vector<std::string> classes = options.classes;
@@ -192,6 +194,7 @@ inline Classifier make_classifier(const weights::StateDict& file, const Classifi
   for (const auto* more : {&report.reshaped, &report.missing, &report.unexpected})
     for (const std::string& line : *more) c.notes_.push_back(line);
   if (!assumed.empty()) c.notes_.push_back(assumed);
+  trim_memory();  // a program that runs a model for hours does not want to keep what loading needed
   return c;
 }
 
