@@ -12,6 +12,7 @@
 #include <tomograd/weights/load.hpp>
 #include <tomograd/weights/pytorch.hpp>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
@@ -37,13 +38,22 @@ std::string as_text(const Npy& a) {
 struct Worst {
   double error = 0;
   std::string name;
+  std::vector<double> all;
+  double median() const {
+    std::vector<double> sorted = all;
+    std::sort(sorted.begin(), sorted.end());
+    return sorted.empty() ? 0 : sorted[sorted.size() / 2];
+  }
   void add(double e, const std::string& n) {
+    all.push_back(e);
     if (!(e <= error)) error = std::isnan(e) ? INFINITY : e, name = n;
   }
 };
 
-/// One training pass of net; compares with the goldens under prefix ("resnet18.train.").
-void check_pass(tg::Model& net, const tg::Tensor& x, const std::map<std::string, Npy>& golden, const std::string& prefix, double bound) {
+/// One training pass of net; compares with the goldens under prefix ("resnet18.train."). Every parameter's gradient within `worst`
+/// (default: the bound), half of them within the bound.
+void check_pass(tg::Model& net, const tg::Tensor& x, const std::map<std::string, Npy>& golden, const std::string& prefix, double bound,
+                double worst = 0) {
   double loss = 0;
   {
     tg::Tape tape;
@@ -74,10 +84,11 @@ void check_pass(tg::Model& net, const tg::Tensor& x, const std::map<std::string,
   }
   EXPECT_EQ(g, gradients.values.size());
   EXPECT_EQ(b, buffers.values.size());
-  EXPECT_LE(gradient.error, bound) << gradient.name;
+  EXPECT_LE(gradient.error, std::max(bound, worst)) << gradient.name;
+  EXPECT_LE(gradient.median(), bound);
   EXPECT_LE(buffer.error, bound) << buffer.name;
-  std::printf("[  reached ] %sgradients %.2g (%s), statistics %.2g, loss %.2g, bound %.0e\n", prefix.c_str(), gradient.error,
-              gradient.name.c_str(), buffer.error, std::fabs(loss / expected - 1), bound);
+  std::printf("[  reached ] %sgradients %.2g (%s), median %.2g, statistics %.2g, loss %.2g, bound %.0e\n", prefix.c_str(), gradient.error,
+              gradient.name.c_str(), gradient.median(), buffer.error, std::fabs(loss / expected - 1), bound);
 }
 
 TEST(NetGoldens, KeysAreTorchvisions) {
@@ -131,7 +142,10 @@ TEST(NetGoldens, TenStepsOfSgd) {
   check_ten_steps(*net, golden_picture(4, 96), 1e-4, goldens().at("resnet18.sgd.losses").values);
 }
 
-/// The same with real weights: see the script. Needs files that do not belong to the repository.
+/// The same with real weights: see the script. Needs files that do not belong to the repository. ResNet-50 in float32 is held to 1e-2 in
+/// the worst parameter: where a ReLU's input lies within rounding of zero, one element's gradient comes or goes, and PyTorch's own float32
+/// is off by 1e-3 to 2e-2
+/// there (five sets of pictures; tomograd by 2e-4 to 4e-3).
 TEST(NetGoldens, RealWeights) {
   const char *golden_file = std::getenv("TOMOGRAD_REAL_GOLDENS"), *weights = std::getenv("TOMOGRAD_REAL_WEIGHTS");
   if (!golden_file || !weights) GTEST_SKIP() << "needs TOMOGRAD_REAL_GOLDENS and TOMOGRAD_REAL_WEIGHTS, see weights/make_net_goldens.py";
@@ -151,7 +165,7 @@ TEST(NetGoldens, RealWeights) {
       net->to(tg::reference());
     }
     check_pass(*net, in_double ? x.to(tg::DType::f64).to(tg::reference()) : x, golden, frozen ? "frozen." : "train.",
-               in_double ? 1e-8 : 1e-3);
+               in_double ? 1e-8 : 1e-3, deep && frozen ? 1e-2 : 0);  // see above
   }
   if (deep) return;
   const auto net = tg::make_model("resnet18", {.initialise = false});
