@@ -84,7 +84,7 @@ int head_ct(const Options& o) {
                                             .seed = o.seed,
                                             .on_batch = cli::on_batch(bar),
                                             .stop = interrupt.token()});
-    problems = bank.problems;
+    problems.insert(problems.end(), bank.problems.begin(), bank.problems.end());
     const auto rows_of = [&](const std::vector<std::size_t>& indices) {
       std::vector<std::int64_t> rows;
       for (std::size_t row = 0; row < bank.indices.size(); ++row)
@@ -152,12 +152,12 @@ int head_ct(const Options& o) {
                    "."};
   run.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   run.peak_bytes = tg::peak_bytes();
-  const tg::RunMetrics m = tg::write_run(o.out, run);
-
   auto metadata = tg::image::to_metadata(preprocessing);
   metadata.merge(tg::weights::to_metadata(
       tg::weights::Record{.architecture = arch, .classes = set.classes, .provenance = "head_ct, fine-tuned from sha256:" + loaded.sha256}));
   tg::save_weights(*net, o.out / "model.safetensors", metadata);
+
+  const tg::RunMetrics m = tg::write_run(o.out, run);
 
   bar.clear();
   std::printf("accuracy     %s\n", tg::report::percent(m.accuracy.value, m.accuracy.low, m.accuracy.high).c_str());

@@ -71,10 +71,16 @@ class Bar {
       first_ = done;
       drawn_ = {};
     }
-    if (!terminal_ || (done < total && now - drawn_ < milliseconds(100))) return;
+    if (!terminal_) {  // a line now and then, for logs
+      if (now - drawn_ < seconds(drawn_ == steady_clock::time_point{} ? 0 : 15)) return;
+      if (drawn_ != steady_clock::time_point{}) std::fprintf(stderr, "%s %.0f %%\n", what.c_str(), 100 * done / std::max(1.0, total));
+      drawn_ = now;
+      return;
+    }
+    if (done < total && now - drawn_ < milliseconds(100)) return;
     drawn_ = now;
-    const double share = total > 0 ? done / total : 1, seconds = duration<double>(now - start_).count();
-    const double rate = seconds > 0 ? (done - first_) / seconds : 0, left = rate > 0 ? (total - done) / rate : 0;
+    const double share = total > 0 ? done / total : 1, elapsed = duration<double>(now - start_).count();
+    const double rate = elapsed > 0 ? (done - first_) / elapsed : 0, left = rate > 0 ? (total - done) / rate : 0;
     std::string bar(24, '.');
     for (std::size_t i = 0; i < bar.size() && static_cast<double>(i) < share * 24; ++i) bar[i] = '#';
     std::fprintf(stderr, "\r\033[K%s [%s] %3.0f %%  %.1f/s  %d:%02d left", what.c_str(), bar.c_str(), 100 * share, rate,
@@ -151,12 +157,13 @@ class Interrupt {
 };
 
 /// Runs work and turns what it throws into a sentence and an exit code.
+/// resumes: the work writes checkpoints, and says so when it is interrupted.
 template <class F>
-int run(const char* program, F&& work) {
+int run(const char* program, F&& work, bool resumes = false) {
   try {
     return work();
   } catch (const tg::Cancelled&) {
-    std::fprintf(stderr, "%s: interrupted; what was finished is kept, the same command goes on from the last checkpoint\n", program);
+    std::fprintf(stderr, "%s: interrupted%s\n", program, resumes ? "; the same command goes on from the last finished epoch" : "");
     return 130;
   } catch (const tg::Error& e) {
     std::fprintf(stderr, "%s: %s\n", program, e.what());

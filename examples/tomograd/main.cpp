@@ -28,5 +28,7 @@ int main(int argc, char** argv) {
     return 0;
   };
   if (const int code = cli::parse(app, argc, argv); code >= 0) return code;
-  return cli::run("tomograd", [&] { return commands.at(app.get_subcommands().at(0))(); });
+  CLI::App* const chosen = app.get_subcommands().at(0);
+  return cli::run(
+      "tomograd", [&] { return commands.at(chosen)(); }, chosen->get_name() == "train");
 }

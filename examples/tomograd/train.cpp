@@ -17,7 +17,7 @@ namespace {
 namespace tg = tomograd;
 
 struct Options : cli::Shared {
-  std::string csv, images, folders, group, label, weights, arch = "resnet18", augment = "ct", split = "group";
+  std::string csv, images, folders, group, label, weights, arch, augment = "ct", split = "group";
   double lr = 0, valid = 0.2;
   int epochs = 10;
   std::int64_t batch = 32, size = 224, hu_offset = 0;
@@ -55,9 +55,11 @@ int train(const Options& o) {
   const auto decode = o.hu_offset ? tg::data::decode_hounsfield(o.hu_offset) : tg::data::Decoder(tg::data::decode_picture);
 
   const auto classes = static_cast<std::int64_t>(set.classes.size());
-  tg::ModelOptions options{.classes = classes, .seed = o.seed};
-  const auto net = tg::make_model(o.arch, options);
-  tg::Run run{.title = "Trained " + o.arch + " on " + std::filesystem::path(set.source).filename().string()};
+  tg::weights::StateDict file;
+  if (!o.weights.empty()) file = tg::weights::read_state_dict(std::filesystem::path(o.weights), {.digest = tg::weights::Digest::always});
+  const std::string arch = !o.arch.empty() ? o.arch : o.weights.empty() ? "resnet18" : tg::guess_architecture(file).name;
+  const auto net = tg::make_model(arch, {.classes = classes, .seed = o.seed});
+  tg::Run run{.title = "Trained " + arch + " on " + std::filesystem::path(set.source).filename().string()};
   tg::Preprocessing preprocessing;
   if (o.hu_offset) {
     preprocessing = tg::Preprocessing::head_ct_hu(o.size);
@@ -69,12 +71,13 @@ int train(const Options& o) {
   }
   cli::Bar bar;
   if (o.weights.empty()) {
-    bar.say("training " + o.arch + " from scratch (no --weights given)");
+    bar.say("training " + arch + " from scratch (no --weights given)");
+    run.weights = "none: trained from scratch";
     if (o.head_only) tg::fail("train: --head-only on random weights learns nothing", "--weights FILE");
   } else {
     const std::string head = net->head().path();
-    const tg::LoadReport report = tg::load_weights(*net, o.weights, {.reinit = {head}, .digest = tg::weights::Digest::always});
-    bar.say("fine-tuning " + o.arch + " from " + report.summary());
+    const tg::LoadReport report = tg::load_weights(*net, file, {.reinit = {head}});
+    bar.say("fine-tuning " + arch + " from " + report.summary());
     for (const std::string& note : report.notes) bar.say("  " + note);
     run.weights = o.weights;
     run.weights_sha256 = report.sha256;
@@ -101,6 +104,7 @@ int train(const Options& o) {
                            : o.weights.empty() ? 4e-3
                                                : 2e-3,
                      .checkpoint = o.out / "checkpoint.safetensors",
+                     .origin = run.weights_sha256,
                      .stop = interrupt.token()};
   const auto start = std::chrono::steady_clock::now();
   if (o.weights.empty()) {
@@ -136,21 +140,20 @@ int train(const Options& o) {
   if (o.group.empty())
     run.notes.push_back("Slices were split without knowing patients (--split " + o.split +
                         "): if two slices show the same patient, the numbers are too good.");
-  const tg::RunMetrics m = tg::write_run(o.out, run);
-
   auto metadata = tg::image::to_metadata(preprocessing);
   metadata.merge(tg::weights::to_metadata(
-      tg::weights::Record{.architecture = o.arch,
+      tg::weights::Record{.architecture = arch,
                           .classes = set.classes,
                           .provenance = o.weights.empty() ? "trained from scratch" : "fine-tuned from sha256:" + run.weights_sha256}));
   tg::save_weights(*net, o.out / "model.safetensors", metadata);
+  const tg::RunMetrics m = tg::write_run(o.out, run);
   std::error_code ignored;
   std::filesystem::remove(o.out / "checkpoint.safetensors", ignored);
   std::filesystem::remove(o.out / "checkpoint.safetensors.head", ignored);
 
   bar.clear();
   std::printf("accuracy  %s\n", tg::report::percent(m.accuracy.value, m.accuracy.low, m.accuracy.high).c_str());
-  if (m.accuracy_by_group.defined())
+  if (!o.group.empty() && m.accuracy_by_group.defined())
     std::printf("          %s resampling patients\n",
                 tg::report::percent(m.accuracy_by_group.value, m.accuracy_by_group.low, m.accuracy_by_group.high).c_str());
   if (m.auc.defined()) std::printf("AUC       %s\n", tg::report::fixed(m.auc.value, m.auc.low, m.auc.high, 3).c_str());
@@ -174,7 +177,8 @@ Command add_train(CLI::App& app) {
   app.add_option("--split", o->split, "Without --group: near-duplicates or slice")->check(CLI::IsMember({"near-duplicates", "slice"}));
   app.add_option("--valid", o->valid, "Share held out")->capture_default_str()->check(CLI::Range(0.01, 0.9));
   app.add_option("--weights", o->weights, "Weights to start from (.pth, .safetensors); without: from scratch");
-  app.add_option("--arch", o->arch, "resnet18 … resnet152 for pictures, resnet20 … resnet110 for small ones")->capture_default_str();
+  app.add_option("--arch", o->arch,
+                 "resnet18 … resnet152, for small pictures resnet20 … resnet110 (default: from the weights, else resnet18)");
   app.add_option("--epochs", o->epochs, "Epochs")->capture_default_str()->check(CLI::Range(1, 100000));
   app.add_option("--lr", o->lr, "Peak learning rate (default: 2e-3 with weights, 4e-3 without)")->check(CLI::PositiveNumber);
   app.add_option("--batch", o->batch, "Slices per step")->capture_default_str()->check(CLI::Range(1, 4096));

@@ -14,6 +14,7 @@
 #include "data/loader.hpp"
 #include "data/phantoms.hpp"
 #include "graph/plan.hpp"
+#include "infer/classifier.hpp"
 #include "models/model.hpp"
 #include "models/resnet.hpp"
 #include "nn/nn.hpp"

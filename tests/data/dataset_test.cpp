@@ -85,6 +85,19 @@ TEST(Dataset, FindsPicturesByNumberNameAndStem) {
   EXPECT_EQ(d.counts(), (std::vector<std::size_t>{2, 2}));
 }
 
+// An empty patient is not a patient of its own: it may be anybody, and on both sides of a split.
+TEST(Dataset, EmptyGroupCellsAreRefused) {
+  tomograd_test::TemporaryFolder t;
+  for (const char* f : {"i/0.png", "i/1.png", "i/2.png", "i/3.png"}) put(t / f);
+  put(t / "l.csv", "id,hemorrhage,patient_id\n0,1,a\n1,0,\n2,1,b\n3,0,\n");
+  try {
+    (void)data::csv_images(t / "l.csv", t / "i", {.label_column = "hemorrhage"}).split_by("patient_id", 0.5, 1);
+    FAIL() << "was split";
+  } catch (const tomograd::Error& e) {
+    EXPECT_NE(std::string(e.what()).find("empty for 2 of 4"), std::string::npos) << e.what();
+  }
+}
+
 TEST(Dataset, MissingPicturesAreListedNotFatal) {
   tomograd_test::TemporaryFolder t;
   for (int i = 0; i < 30; ++i) put(t / ("i/" + std::to_string(i) + ".png"));
@@ -328,7 +341,7 @@ TEST(NearDuplicate, RescaledCopiesAreFoundAndGroupsJoined) {
   }
   for (int i = 0; i < 13; ++i) text += std::to_string(i) + "," + (i % 2 ? "a" : "b") + ",p" + std::to_string(i / 2) + "\n";
   put(t / "13.png", "no picture");
-  put(t / "l.csv", text + "13,a,\n");
+  put(t / "l.csv", text + "13,a,p7\n");
   auto d = data::csv_images(t / "l.csv", t.path(), {.label_column = "label"});
   ASSERT_EQ(d.size(), 14u);
   auto slices = d;

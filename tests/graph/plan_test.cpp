@@ -294,6 +294,18 @@ TEST(Plan, ConstantsAreWhatTheySay) {
   EXPECT_ERROR(tg::compile(filter, {4, 2, 2, 4}), "compile: ");
 }
 
+TEST(Plan, OwnsItsConstants) {
+  struct Gain : tg::nn::Module {
+    tg::Tensor gain = tg::ones({3});
+    Gain() { parameter("gain", gain); }
+    tg::Tensor forward(const tg::Tensor& x) override { return x * gain; }
+  } net;
+  tg::Session session(tg::compile(net, {1, 2, 2, 3}));
+  const tg::Tensor x = tg::ones({1, 2, 2, 3});
+  net.gain.data<float>()[0] = 5;
+  EXPECT_EQ(session.run(x).to_vector<float>(), std::vector<float>(12, 1.0f));
+}
+
 TEST(Plan, NothingToDo) {
   Lambda same([](const tg::Tensor& x) { return x; });
   const tg::Tensor x = golden_picture(2, 3, 4);

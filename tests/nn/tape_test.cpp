@@ -33,6 +33,24 @@ tg::Tensor leaf(std::vector<float> values) {
   return t;
 }
 
+// Tapes that end in the order they began: neither loses calls, nor leaves a dead recorder behind.
+TEST(Tape, MayEndBeforeALaterOne) {
+  tomograd::Tensor x = tomograd::ones({3});
+  x.set_requires_grad(true);
+  {
+    auto a = std::make_unique<tomograd::Tape>();
+    const auto y = tomograd::sum(x * 2.0);
+    tomograd::Tape b;
+    a->backward(y);
+    a.reset();
+    const auto z = tomograd::sum(x * 3.0);
+    EXPECT_EQ(b.size(), 2u);
+    b.backward(z);
+  }
+  EXPECT_EQ(x.grad().to_vector<float>(), (std::vector<float>{5, 5, 5}));
+  EXPECT_EQ(tomograd::recorder(), nullptr);
+}
+
 TEST(Tape, SavedValuesMustNotChange) {
   tg::Tensor a = leaf({1, 2}), b = leaf({3, 4});
   {

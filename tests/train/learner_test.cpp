@@ -181,6 +181,48 @@ TEST(Learner, RefusesForeignCheckpoints) {
   }
 }
 
+// A corrected table, other pictures or other weights make another run: going on would put held-out pictures into training.
+TEST(Learner, RefusesACheckpointOfOtherDataOrWeights) {
+  const Pictures p(16, 8);
+  tg::FitOptions fit = kFit;
+  fit.epochs = 1;
+  fit.checkpoint = p.file("c.safetensors");
+  tg::Learner(*small_net(), p.train, p.valid, options()).fit(fit);
+  const auto refused = [&](tg::Model& net, tg::data::Dataset train, tg::data::Dataset valid, const tg::LearnerOptions& o) {
+    tg::Learner learner(net, std::move(train), std::move(valid), o);
+    EXPECT_ERROR(learner.fit(fit), "is of another run");
+  };
+  auto swapped_train = p.train, swapped_valid = p.valid;
+  std::swap(swapped_train.samples[0], swapped_valid.samples[0]);
+  refused(*small_net(), swapped_train, swapped_valid, options());
+  auto relabelled = p.train;
+  relabelled.samples[3].label = 1 - relabelled.samples[3].label;
+  refused(*small_net(), relabelled, p.valid, options());
+  auto regrouped = p.train;
+  regrouped.samples[3].group = "another patient";
+  refused(*small_net(), regrouped, p.valid, options());
+  auto augmented = options();
+  augmented.augment = augmented.augment + tg::augment::noise(0.5);
+  refused(*small_net(), p.train, p.valid, augmented);
+  fit.origin = "sha256:0676ba61";
+  refused(*small_net(), p.train, p.valid, options());
+}
+
+TEST(Checkpoint, RefusesOptimiserStateThatDoesNotFit) {
+  tg::Tensor w = tg::ones({4});
+  w.set_requires_grad(true);
+  tg::optim::Adam adam({{.parameters = {w}}});
+  for (const auto& [name, t] : std::vector<std::pair<std::string, tg::Tensor>>{{"0.0.first", tg::zeros({4}, tg::DType::u8)},
+                                                                               {"0.0.first", tg::zeros({5})},
+                                                                               {"0.0.third", tg::zeros({4})},
+                                                                               {"0.1.first", tg::zeros({4})},
+                                                                               {"x.y.first", tg::zeros({4})},
+                                                                               {"0.99999999999999999999.first", tg::zeros({4})},
+                                                                               {"steps", tg::zeros({2})}})
+    EXPECT_THROW(adam.load_state({{"steps", tg::full({}, 7, tg::DType::i64)}, {name, t}}), tg::Error) << name;
+  EXPECT_EQ(adam.steps(), 0) << "what is refused changes nothing";
+}
+
 TEST(Learner, FreezingLeavesTheBodyAlone) {
   const Pictures p(16, 4);
   const auto net = small_net();

@@ -39,6 +39,17 @@ std::pair<double, double> delong_by_pairs(const std::vector<double>& s, const st
   return {area, s10 / static_cast<double>(x.size()) + s01 / static_cast<double>(y.size())};
 }
 
+// One positive says next to nothing, however many negatives there are.
+TEST(Metrics, AucOfOnePositiveIsWide) {
+  std::vector<double> scores;
+  std::vector<int> labels;
+  for (int i = 0; i < 50; ++i) scores.push_back(i), labels.push_back(0);
+  scores.push_back(44.5), labels.push_back(1);
+  const auto i = tomograd::metrics::auc(scores, labels).interval;
+  EXPECT_NEAR(i.value, 0.9, 1e-12);
+  EXPECT_LT(i.low, 0.3);
+}
+
 }  // namespace
 
 TEST(Metrics, NormalQuantile) {

@@ -189,8 +189,18 @@ class Tape final : public Recorder {
   }
 
   void stop() {
-    if (!stopped_) detail::current_recorder() = before_;
+    if (stopped_) return;
     stopped_ = true;
+    if (detail::current_recorder() == this) {
+      detail::current_recorder() = before_;
+      return;
+    }
+    // Another tape began after this one and still records: take this one out of the chain below it.
+    for (Tape* t = dynamic_cast<Tape*>(detail::current_recorder()); t; t = dynamic_cast<Tape*>(t->before_))
+      if (t->before_ == this) {
+        t->before_ = before_;
+        return;
+      }
   }
 
   Recorder* before_;

@@ -13,7 +13,9 @@
 #include <condition_variable>
 #include <exception>
 #include <mutex>
+#include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "error.hpp"
@@ -89,9 +91,12 @@ class ThreadPool {
   }
 
   void start_workers() {
-    if (!workers_.empty()) return;
+    if (std::exchange(started_, true)) return;
     workers_.reserve(static_cast<std::size_t>(threads_ - 1));
-    for (int i = 1; i < threads_; ++i) workers_.emplace_back([this, i] { loop(i); });
+    try {
+      for (int i = 1; i < threads_; ++i) workers_.emplace_back([this, i] { loop(i); });
+    } catch (const std::system_error&) {  // the system gives no more threads: those that are there do the work
+    }
   }
 
   void work(std::int32_t worker) {
@@ -132,7 +137,7 @@ class ThreadPool {
   std::vector<std::thread> workers_;
   std::mutex busy_, sleep_;
   std::condition_variable wake_;
-  bool stop_ = false;
+  bool stop_ = false, started_ = false;
   std::atomic<int> sleepers_{0};
   Body body_ = nullptr;
   void* job_ = nullptr;

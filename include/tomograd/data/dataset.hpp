@@ -149,6 +149,16 @@ TOMOGRAD_INLINE std::vector<std::string> Dataset::column(std::string_view name) 
 
 TOMOGRAD_INLINE void Dataset::group_by(std::string_view name) {
   const auto cells = column(name);
+  std::vector<std::string> unknown;
+  for (std::size_t i = 0; i < samples.size(); ++i)
+    if (cells[i].empty()) unknown.push_back(samples[i].path.filename().string());
+  if (!unknown.empty()) {  // each its own patient would be a guess, and a leak where it is wrong
+    const std::size_t n = unknown.size();
+    unknown.resize(std::min<std::size_t>(n, 3));
+    fail(source + ": column \"" + std::string(name) + "\" is empty for " + std::to_string(n) + " of " + std::to_string(samples.size()) +
+             " pictures (" + data::detail::join(unknown) + (n > 3 ? ", …)" : ")"),
+         "fill it in, or leave these rows out");
+  }
   for (std::size_t i = 0; i < samples.size(); ++i) samples[i].group = cells[i];
 }
 
@@ -538,7 +548,9 @@ TOMOGRAD_INLINE std::pair<Dataset, Dataset> Dataset::split_by_group(double fract
          "split by another column, or by slice");
   std::vector<std::size_t> train, valid;
   for (std::size_t i = 0; i < samples.size(); ++i) (in_valid[i] ? valid : train).push_back(i);
-  return {subset(train), subset(valid)};
+  std::pair<Dataset, Dataset> parts{subset(train), subset(valid)};
+  parts.first.problems = problems;  // what was left out stays on record
+  return parts;
 }
 
 TOMOGRAD_INLINE std::pair<Dataset, Dataset> Dataset::split_by(std::string_view name, double fraction, std::uint64_t seed) const {

@@ -7,10 +7,12 @@
 //     tg::Session session(plan);
 //     session.run(pixels, n, logits);                                  // allocates nothing
 //
-// compile traces one dry forward pass in evaluation mode and rewrites it:
-//     batch norm behind a convolution is folded into filter and bias:     w' = w·s, b' = b·s + t,  s = gamma / sqrt(var + eps), t = beta -
-//     mean·s residual sums and ReLUs move into the convolution that comes before them filters are packed once; intermediate results share
-//     one arena, placed first-fit by lifetime
+// compile traces one dry forward pass in evaluation mode and rewrites it.
+//
+// - Batch norm behind a convolution is folded into filter and bias: w' = w·s, b' = b·s + t, s = gamma / sqrt(var + eps), t = beta - mean·s.
+// - Residual sums and ReLUs move into the convolution that comes before them.
+// - Filters are packed once; intermediate results share one arena, placed first-fit by lifetime.
+//
 // A Plan owns its constants: the model may go. It is immutable and safe to share; a Session belongs to one thread at a time.
 #pragma once
 
@@ -167,7 +169,7 @@ class PlanBuilder {
     if (!t) return -1;
     if (const auto it = ids_.find(t.id()); it != ids_.end()) return it->second;
     PlanValue v{t.shape(), {}, -1, -1};
-    if (may_be_constant) v.constant = t.detach();
+    if (may_be_constant) v.constant = t.clone();
     plan_.values.push_back(v);
     return ids_[t.id()] = static_cast<int>(plan_.values.size()) - 1;
   }
@@ -286,8 +288,8 @@ class PlanBuilder {
   }
   static Tensor add_tensors(const Tensor& a, const Tensor& b) { return tomograd::add(a, b); }
 
-  /// A residual may be fused into a step only when it exists before that step runs. Where it is made later (the shortcut's projection is
-  /// called after the main branch), the step moves behind its maker.
+  /// A residual may be fused into a step only when it exists before that step runs; else the sum stays a step of its own, or the other
+  /// operand's convolution takes it.
   bool residual_is_ready(const Tensor& residual, PlanStep& at) {
     int v = value_of(residual);
     while (plan_.values[static_cast<std::size_t>(v)].alias_of >= 0) v = plan_.values[static_cast<std::size_t>(v)].alias_of;

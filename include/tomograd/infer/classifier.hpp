@@ -30,7 +30,7 @@ struct ClassifierOptions {
   std::string architecture = {};                    // "" = as the file says, or from its keys
   std::optional<Preprocessing> preprocessing = {};  // none = the file's, or the architecture's usual one
   std::vector<std::string> classes = {};            // names; none = the file's, or "0", "1", …
-  std::int64_t max_batch = 1;                       // predict takes more pictures in pieces of this many
+  std::int64_t max_batch = 1;                       // logits() takes more in pieces of this many
 };
 
 /// What a network says of one picture.

@@ -42,7 +42,13 @@ class Model : public nn::Module {
   }
 
  protected:
+  /// The same structure with uninitialised weights.
   virtual std::unique_ptr<Model> make() const = 0;
+  ModelOptions without_weights() const {
+    ModelOptions o = options_;
+    o.initialise = false;
+    return o;
+  }
 
  private:
   std::string name_;

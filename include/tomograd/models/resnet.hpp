@@ -167,7 +167,7 @@ class ResNet final : public Model {
     if (o.classes == 0) o.classes = 1000;
     return o;
   }
-  std::unique_ptr<Model> make() const override { return std::make_unique<ResNet>(name(), blocks_, bottleneck_, options()); }
+  std::unique_ptr<Model> make() const override { return std::make_unique<ResNet>(name(), blocks_, bottleneck_, without_weights()); }
 
   std::array<int, 4> blocks_;
   bool bottleneck_;
@@ -206,7 +206,7 @@ class CifarResNet final : public Model {
     if (o.classes == 0) o.classes = 10;
     return o;
   }
-  std::unique_ptr<Model> make() const override { return std::make_unique<CifarResNet>(name(), blocks_, options()); }
+  std::unique_ptr<Model> make() const override { return std::make_unique<CifarResNet>(name(), blocks_, without_weights()); }
 
   int blocks_;
 };

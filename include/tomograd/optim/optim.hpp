@@ -68,24 +68,44 @@ class Optimizer {
   }
   /// Takes over what state() gave. Throws Error where names or shapes do not belong to these parameters.
   void load_state(const std::vector<std::pair<std::string, Tensor>>& all) {
+    auto states = states_;
+    std::int64_t steps = 0;
+    const auto number = [](const std::string& name, std::size_t& at) {
+      std::size_t n = 0, digits = 0;
+      for (; at < name.size() && name[at] >= '0' && name[at] <= '9' && digits < 9; ++at, ++digits)
+        n = 10 * n + static_cast<std::size_t>(name[at] - '0');
+      if (digits == 0 || at >= name.size() || name[at++] != '.') fail("optimizer: unknown state '" + name + "'");
+      return n;
+    };
+    const auto counter = [](const std::string& name, const Tensor& t) {
+      if (t.dtype() != DType::i64 || t.count() != 1 || t.item() < 0) fail("optimizer: state '" + name + "' is no counter");
+      return static_cast<std::int64_t>(t.item());
+    };
     for (const auto& [name, t] : all) {
       if (name == "steps") {
-        steps_ = static_cast<std::int64_t>(t.item());
+        steps = counter(name, t);
         continue;
       }
-      const std::size_t dot = name.find('.'), dot2 = name.find('.', dot + 1);
-      if (dot == std::string::npos || dot2 == std::string::npos) fail("optimizer: unknown state '" + name + "'");
-      const std::size_t g = std::stoul(name.substr(0, dot)), i = std::stoul(name.substr(dot + 1));
-      if (g >= states_.size() || i >= states_[g].size()) fail("optimizer: state '" + name + "' belongs to other parameter groups");
-      const std::string what = name.substr(dot2 + 1);
-      State& s = states_[g][i];
+      std::size_t at = 0;
+      const std::size_t g = number(name, at), i = number(name, at);
+      if (g >= states.size() || i >= states[g].size()) fail("optimizer: state '" + name + "' belongs to other parameter groups");
+      const std::string what = name.substr(at);
+      State& s = states[g][i];
       if (what == "steps") {
-        s.steps = static_cast<std::int64_t>(t.item());
+        s.steps = counter(name, t);
         continue;
       }
-      if (!(t.shape() == groups_[g].parameters[i].shape())) fail("optimizer: state '" + name + "' has shape " + t.shape().str());
-      (what == "first" ? s.first : s.second) = t.clone();
+      const Tensor& p = groups_[g].parameters[i];
+      if ((what != "first" && what != "second") || !(t.shape() == p.shape()) || t.dtype() != p.dtype())
+        fail("optimizer: state '" + name + "' " + t.shape().str() + " " + dtype_name(t.dtype()) + " does not fit parameter " +
+             p.shape().str());
+      (what == "first" ? s.first : s.second) = t.to(p.device()).clone();
     }
+    for (const auto& group : states)
+      for (const State& s : group)
+        if (s.second && !s.first) fail("optimizer: a second moment without a first");
+    states_ = std::move(states);
+    steps_ = steps;
   }
 
  protected:

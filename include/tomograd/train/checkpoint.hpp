@@ -2,7 +2,7 @@
 // Copyright The tomograd authors
 //
 // Checkpoints: model, optimiser and the number of finished epochs in one safetensors file, written whole or not at all. Everything random
-// in training is counter-based, so this is all it takes to go on to the same bits.
+// in training is counter-based, so this is all it takes to go on to the same bits (dropout's position apart).
 #pragma once
 
 #include <filesystem>

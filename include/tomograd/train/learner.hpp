@@ -92,6 +92,7 @@ struct FitOptions {
   double weight_decay = 1e-2;
   bool one_cycle = true;                  // off: constant rate
   std::filesystem::path checkpoint = {};  // written after every epoch; an existing one is resumed
+  std::string origin = {};                // digest or name of the starting weights: a checkpoint of another origin is refused
   std::stop_token stop = {};
 };
 
@@ -152,9 +153,10 @@ class Learner {
   /// Trains for some epochs with AdamW. Throws Error when the loss is no number, Cancelled on stop (the last checkpoint stays).
   void fit(const FitOptions& o) {
     optim::AdamW optimizer(groups(o));
+    const std::string key = o.checkpoint.empty() ? std::string() : run_key(o);
     int first = 0;
     std::vector<EpochResult> curves = curves_;
-    if (!o.checkpoint.empty() && std::filesystem::exists(o.checkpoint)) first = resume(o, optimizer, curves);
+    if (!o.checkpoint.empty() && std::filesystem::exists(o.checkpoint)) first = resume(o, key, optimizer, curves);
     const std::vector<double> peak = rates(optimizer);
     for (int e = first; e < o.epochs; ++e) {
       const auto start = std::chrono::steady_clock::now();
@@ -186,7 +188,7 @@ class Learner {
       r.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
       curves.push_back(r);
       curves_ = curves;  // what is done stays known when the next epoch is stopped
-      if (!o.checkpoint.empty()) save_checkpoint(o.checkpoint, net_, optimizer, checkpoint_info(o, e + 1, curves));
+      if (!o.checkpoint.empty()) save_checkpoint(o.checkpoint, net_, optimizer, checkpoint_info(key, e + 1, curves));
       if (options_.on_epoch) options_.on_epoch(r);
     }
     curves_ = std::move(curves);  // of a run that was finished already
@@ -333,7 +335,7 @@ class Learner {
     }
   }
 
-  std::map<std::string, std::string> checkpoint_info(const FitOptions& o, int done, const std::vector<EpochResult>& curves) const {
+  static std::map<std::string, std::string> checkpoint_info(const std::string& key, int done, const std::vector<EpochResult>& curves) {
     std::string text;
     char line[200];
     for (const EpochResult& r : curves) {
@@ -341,17 +343,33 @@ class Learner {
                     r.seconds);
       text += line;
     }
-    return {{"epochs_done", std::to_string(done)}, {"curves", text}, {"run", run_key(o)}};
+    return {{"epochs_done", std::to_string(done)}, {"curves", text}, {"run", key}};
   }
-  /// What must agree for a resumed run to be the same run.
+  /// What must agree for a resumed run to be the same run: options, pictures with labels and groups on both sides of the split, what is
+  /// trained, and where the weights came from.
   std::string run_key(const FitOptions& o) const {
     char text[256];
     std::snprintf(text, sizeof text, "%s, %d epochs, lr %.17g, body %.17g, decay %.17g, cycle %d, batch %lld, seed %llu, %zu pictures",
                   net_.name().c_str(), o.epochs, o.lr, o.body_lr, o.weight_decay, o.one_cycle, static_cast<long long>(options_.batch),
                   static_cast<unsigned long long>(options_.seed), train_.size());
-    return text;
+    Sha256 digest;
+    auto add = [&](const std::string& part) { digest.update(part.c_str(), part.size() + 1); };
+    for (const data::Dataset* set : {&train_, &valid_}) {
+      for (const std::string& c : set->classes) add(c);
+      for (const data::Sample& s : set->samples) add(s.path.string()), add(std::to_string(s.label)), add(s.group);
+      add("end of set");
+    }
+    add(options_.augment.describe());
+    for (const auto& [key, value] : image::to_metadata(options_.preprocessing)) add(key), add(value);
+    std::snprintf(text + std::strlen(text), 64, ", smoothing %.9g, ignore %lld", options_.loss.label_smoothing,
+                  static_cast<long long>(options_.loss.ignore_index));
+    if (options_.loss.class_weights)
+      digest.update(options_.loss.class_weights.raw(), static_cast<std::size_t>(options_.loss.class_weights.bytes()));
+    for (const nn::Named& n : net_.state()) add(n.name + (n.tensor->requires_grad() ? " trained" : ""));
+    add(o.origin);
+    return std::string(text) + ", digest " + digest.hex().substr(0, 16);
   }
-  int resume(const FitOptions& o, optim::Optimizer& optimizer, std::vector<EpochResult>& curves) {
+  int resume(const FitOptions& o, const std::string& expected, optim::Optimizer& optimizer, std::vector<EpochResult>& curves) {
     using Info = std::map<std::string, std::string>;
     const auto entry = [&](const Info& info, const char* key) {
       const auto it = info.find(key);
@@ -359,8 +377,8 @@ class Learner {
       return it->second;
     };
     const Info info = load_checkpoint(o.checkpoint, net_, optimizer, [&](const Info& found) {
-      if (const std::string run = entry(found, "run"); run != run_key(o))
-        fail("learner: checkpoint " + o.checkpoint.string() + " is of another run (" + run + "; this one: " + run_key(o) + ")",
+      if (const std::string run = entry(found, "run"); run != expected)
+        fail("learner: checkpoint " + o.checkpoint.string() + " is of another run (" + run + "; this one: " + expected + ")",
              "delete it to start anew, or use the same options");
     });
     const auto get = [&](const char* key) { return entry(info, key); };

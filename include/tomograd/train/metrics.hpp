@@ -287,7 +287,8 @@ TOMOGRAD_INLINE Auc mean_auc(std::span<const std::vector<double>> repeats, std::
   area = std::clamp(area, 0.0, 1.0);
   const double se = std::sqrt(result.variance), z = normal_quantile(0.5 + options.level / 2);
   // Relative to rounding: all placements equal 0 or 1 leaves at most a few ulps of variance.
-  if (se < 1e-9) {
+  // One case on a side has no variance to measure: Wilson for it there too.
+  if (se < 1e-9 || result.positives < 2 || result.negatives < 2) {
     const Interval edge = wilson(area * std::min(m, n), std::min(m, n), options.level);
     result.interval = {area, edge.low, edge.high};
   } else if (options.interval == AucInterval::kLogit && area > 0 && area < 1) {

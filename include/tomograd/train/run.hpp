@@ -77,8 +77,10 @@ inline std::map<std::size_t, std::pair<const Fold*, std::size_t>> rows_of(const 
   return rows;
 }
 
+inline std::string number_json(double v) { return std::isfinite(v) ? weights::detail::json_number(v) : std::string("null"); }
+
 inline std::string interval_json(const metrics::Interval& i) {
-  auto number = [](double v) { return std::isfinite(v) ? weights::detail::json_number(v) : std::string("null"); };
+  auto number = number_json;
   return "{\"value\": " + number(i.value) + ", \"low\": " + number(i.low) + ", \"high\": " + number(i.high) + "}";
 }
 
@@ -118,8 +120,8 @@ inline std::string metrics_json(const Run& run, const RunMetrics& m) {
   for (std::size_t i = 0; i < run.folds.size(); ++i) {
     const Fold& f = run.folds[i];
     j += "    {\"repeat\": " + std::to_string(f.repeat) + ", \"fold\": " + std::to_string(f.fold) +
-         ", \"slices\": " + std::to_string(f.valid.size()) + ", \"accuracy\": " + json_number(f.valid.accuracy()) +
-         ", \"loss\": " + json_number(f.valid.loss()) + "}" + (i + 1 < run.folds.size() ? ",\n" : "\n");
+         ", \"slices\": " + std::to_string(f.valid.size()) + ", \"accuracy\": " + number_json(f.valid.accuracy()) +
+         ", \"loss\": " + number_json(f.valid.loss()) + "}" + (i + 1 < run.folds.size() ? ",\n" : "\n");
   }
   j += "  ],\n  \"seed\": " + std::to_string(run.seed) + ",\n  \"weights\": " + json_quote(run.weights) +
        ",\n  \"weights_sha256\": " + json_quote(run.weights_sha256) + ",\n  \"seconds\": " + json_number(run.seconds) +
@@ -274,7 +276,7 @@ inline std::string run_html(const Run& run, const RunMetrics& m) {
                                                          {"slices", std::to_string(run.data.size())},
                                                          {"groups that stay together", std::to_string(m.groups)},
                                                          {"seed", std::to_string(run.seed)},
-                                                         {"weights", run.weights.empty() ? "random: trained from scratch" : run.weights}};
+                                                         {"weights", run.weights.empty() ? "not recorded" : run.weights}};
   if (!run.weights_sha256.empty()) facts.emplace_back("SHA-256 of the weights", run.weights_sha256);
   facts.emplace_back("time", report::fixed(run.seconds, 1) + " s");
   facts.emplace_back("memory of tensors, at most", report::fixed(static_cast<double>(run.peak_bytes) / 1e6, 0) + " MB");
@@ -386,13 +388,15 @@ inline void Learner::report(const std::filesystem::path& folder, const std::stop
   run.data = train_;
   for (std::size_t i = 0; i < train_.size(); ++i) run.trained_on.push_back(i);
   run.data.samples.insert(run.data.samples.end(), valid_.samples.begin(), valid_.samples.end());
+  run.data.add_digests();
   Fold fold{.valid = predict(stop), .curves = curves_};
   for (std::size_t& i : fold.valid.indices) i += train_.size();
   run.folds.push_back(std::move(fold));
   run.seed = options_.seed;
   for (const EpochResult& r : curves_) run.seconds += r.seconds;
   run.peak_bytes = peak_bytes();
-  run.problems = problems();
+  run.problems = train_.problems;
+  for (const std::string& p : problems()) run.problems.push_back(p);
   run.decode = options_.decode;
   write_run(folder, run);
 }
