@@ -241,12 +241,12 @@ inline Image decode_picture(std::span<const std::byte> bytes, const image::Decod
   const void* pixels = nullptr;
   const int n = static_cast<int>(f.size());
   if (h.bits == 16) {
-    pixels = stb::stbi_load_16_from_memory(f.data(), n, &width, &height, &channels, 0);
+    pixels = stb::tomograd_stbi_load_16_from_memory(f.data(), n, &width, &height, &channels, 0);
   } else {
-    pixels = stb::stbi_load_from_memory(f.data(), n, &width, &height, &channels, 0);
+    pixels = stb::tomograd_stbi_load_from_memory(f.data(), n, &width, &height, &channels, 0);
   }
   if (pixels == nullptr) {
-    const char* reason = stb::stbi_failure_reason();
+    const char* reason = stb::tomograd_stbi_failure_reason();
     fail(std::string("corrupt ") +
              (png    ? "PNG"
               : jpeg ? "JPEG"

@@ -136,6 +136,10 @@ class StbMemory {
 #pragma push_macro("STBI_SIMD_ALIGN")
 #pragma push_macro("stbi__err")
 #pragma push_macro("STBI_WINDOWS_UTF8")
+#pragma push_macro("stbi_load_from_memory")
+#pragma push_macro("stbi_load_16_from_memory")
+#pragma push_macro("stbi_failure_reason")
+#pragma push_macro("stbi_zlib_decode_malloc_guesssize_headerflag")
 #undef STBI_INCLUDE_STB_IMAGE_H
 #undef STB_IMAGE_IMPLEMENTATION
 #undef STB_IMAGE_STATIC
@@ -185,6 +189,10 @@ class StbMemory {
 #undef STBI_SIMD_ALIGN
 #undef stbi__err
 #undef STBI_WINDOWS_UTF8
+#undef stbi_load_from_memory
+#undef stbi_load_16_from_memory
+#undef stbi_failure_reason
+#undef stbi_zlib_decode_malloc_guesssize_headerflag
 
 #if defined(__GNUC__)
 #pragma GCC diagnostic push
@@ -219,6 +227,13 @@ using ::abs;  // else tomograd::abs(Tensor) hides it
 #define STBI_NO_STDIO
 #define STBI_NO_LINEAR
 #define STBI_NO_SIMD
+// stb_image gives its functions C linkage: in a unit with a second copy the assembler would see each name twice. Those in use get names
+// of their own, the others are inline and never emitted.
+#define STBIDEF static inline
+#define stbi_load_from_memory tomograd_stbi_load_from_memory
+#define stbi_load_16_from_memory tomograd_stbi_load_16_from_memory
+#define stbi_failure_reason tomograd_stbi_failure_reason
+#define stbi_zlib_decode_malloc_guesssize_headerflag tomograd_stbi_zlib_decode_malloc_guesssize_headerflag
 #define STBI_ASSERT(x) ((x) ? (void)0 : ::tomograd::detail::StbMemory::assertion())
 #define STBI_MALLOC(n) ::tomograd::detail::StbMemory::allocate(n)
 #define STBI_REALLOC(p, n) ::tomograd::detail::StbMemory::reallocate(p, n)
@@ -285,6 +300,10 @@ using ::abs;  // else tomograd::abs(Tensor) hides it
 #undef STBI_SIMD_ALIGN
 #undef stbi__err
 #undef STBI_WINDOWS_UTF8
+#undef stbi_load_from_memory
+#undef stbi_load_16_from_memory
+#undef stbi_failure_reason
+#undef stbi_zlib_decode_malloc_guesssize_headerflag
 #pragma pop_macro("STBI_INCLUDE_STB_IMAGE_H")
 #pragma pop_macro("STB_IMAGE_IMPLEMENTATION")
 #pragma pop_macro("STB_IMAGE_STATIC")
@@ -334,4 +353,8 @@ using ::abs;  // else tomograd::abs(Tensor) hides it
 #pragma pop_macro("STBI_SIMD_ALIGN")
 #pragma pop_macro("stbi__err")
 #pragma pop_macro("STBI_WINDOWS_UTF8")
+#pragma pop_macro("stbi_load_from_memory")
+#pragma pop_macro("stbi_load_16_from_memory")
+#pragma pop_macro("stbi_failure_reason")
+#pragma pop_macro("stbi_zlib_decode_malloc_guesssize_headerflag")
 // clang-format on
