@@ -75,6 +75,7 @@ int head_ct(const Options& o) {
   const tg::Augment augment = tg::augment::contrast();
   tg::Run run{.title = "Head CT: haemorrhage or not", .data = set, .seed = o.seed, .weights = o.weights, .weights_sha256 = loaded.sha256};
   std::vector<std::string> problems = set.problems;
+  std::vector<std::filesystem::path> checkpoints;
   if (!o.unfreeze) {
     const auto bank = tg::compute_features(*net, set,
                                            {.preprocessing = preprocessing,
@@ -104,7 +105,8 @@ int head_ct(const Options& o) {
     net->head().weight = final.weight;
     net->head().bias = final.bias;
   } else {
-    const auto fine_tune = [&](tg::Model& model, const Part& part) {
+    // A checkpoint each: the same command again goes on where an interruption was, finished parts cost one validation.
+    const auto fine_tune = [&](tg::Model& model, const Part& part, const std::string& name) {
       tg::Learner learner(model, set.subset(part.train), set.subset(part.valid),
                           {.batch = o.batch,
                            .augment = augment,
@@ -112,7 +114,12 @@ int head_ct(const Options& o) {
                            .seed = o.seed,
                            .on_batch = cli::on_batch(bar),
                            .on_epoch = cli::on_epoch(bar)});
-      learner.fine_tune({.epochs = o.epochs, .lr = o.lr > 0 ? o.lr : 2e-3, .stop = interrupt.token()});
+      checkpoints.push_back(o.out / ("checkpoint-" + name + ".safetensors"));
+      learner.fine_tune({.epochs = o.epochs,
+                         .lr = o.lr > 0 ? o.lr : 2e-3,
+                         .checkpoint = checkpoints.back(),
+                         .origin = loaded.sha256,
+                         .stop = interrupt.token()});
       tg::Fold fold{part.repeat, part.fold, part.valid.empty() ? tg::Predictions{} : learner.predict(interrupt.token()), learner.curves()};
       for (std::size_t& i : fold.valid.indices) i = part.valid[i];
       for (const std::string& p : learner.problems())
@@ -123,14 +130,14 @@ int head_ct(const Options& o) {
     for (const Part& part : parts) {
       bar.say("repeat " + std::to_string(part.repeat + 1) + ", fold " + std::to_string(part.fold + 1));
       net = fresh->clone();
-      run.folds.push_back(fine_tune(*net, part));
+      run.folds.push_back(fine_tune(*net, part, std::to_string(part.repeat + 1) + "-" + std::to_string(part.fold + 1)));
     }
     if (o.folds > 1) {  // the weights that are kept learn from all slices
       bar.say("final network, all slices");
       net = fresh->clone();
       Part everything{0, 0, std::vector<std::size_t>(set.size()), {}};
       for (std::size_t i = 0; i < set.size(); ++i) everything.train[i] = i;
-      fine_tune(*net, everything);
+      fine_tune(*net, everything, "final");
     }
   }
 
@@ -158,6 +165,11 @@ int head_ct(const Options& o) {
   tg::save_weights(*net, o.out / "model.safetensors", metadata);
 
   const tg::RunMetrics m = tg::write_run(o.out, run);
+  for (const std::filesystem::path& c : checkpoints) {
+    std::error_code ignored;
+    std::filesystem::remove(c, ignored);
+    std::filesystem::remove(c.string() + ".head", ignored);
+  }
 
   bar.clear();
   std::printf("accuracy     %s\n", tg::report::percent(m.accuracy.value, m.accuracy.low, m.accuracy.high).c_str());

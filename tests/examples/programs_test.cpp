@@ -6,7 +6,8 @@
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
-#include <tomograd/core/file.hpp>
+#include <tomograd/image.hpp>
+#include <tomograd/tomograd.hpp>
 
 #include <cstdlib>
 #include <filesystem>
@@ -22,6 +23,7 @@
 namespace {
 
 namespace fs = std::filesystem;
+namespace tg = tomograd;
 using tomograd_test::TemporaryFolder;
 
 struct Outcome {
@@ -95,6 +97,53 @@ TEST_F(Programs, WholePathOnPhantoms) {
   EXPECT_NE(o.err.find("absent.png"), std::string::npos);
   EXPECT_EQ(fs::file_size(folder / "l.npy"), 128u + 2 * 2 * 4);
   EXPECT_EQ(run("classify out/model.safetensors data/images/p000_s00.png").code, 1);  // HU expected, a picture given
+}
+
+// The shape of the public head-CT set ("id, hemorrhage" with its space, <id>.png), on phantoms through a brain window.
+TEST_F(Programs, HeadCtOnPhantoms) {
+  constexpr int kSlices = 30;
+  const tg::data::PhantomOptions phantoms{.patients = kSlices, .slices = 1, .size = 48, .seed = 5};
+  fs::create_directories(folder / "ct");
+  std::string table = "id, hemorrhage\n";
+  for (int i = 0; i < kSlices; ++i) {
+    const auto phantom = tg::data::make_phantom_with(phantoms, i, 0, i % 2 ? tg::data::Bleed::epidural : tg::data::Bleed::none);
+    const tg::Image grey = tg::image::window_u8(phantom.hu.view(), {{40, 120}});
+    if (i != 7) tg::image::write_png(folder / ("ct/" + std::to_string(i) + ".png"), grey.view());
+    if (i == 7) tg::write_file(folder / "ct/7.png", "<html>not a picture</html>");
+    table += std::to_string(i) + "," + std::to_string(i % 2) + "\n";
+  }
+  tg::write_file(folder / "ct/labels.csv", table + "99,1\n");  // 99.png does not exist
+  tg::save_weights(*tg::make_model("resnet20", {.classes = 10, .seed = 2}), folder / "cifar.safetensors", {});
+
+  const std::string job = "head_ct --data ct --weights cifar.safetensors --folds 3 --repeats 2 --epochs 4 --views 2 --threads ";
+  Outcome o = run(job + "2 --out out");
+  ASSERT_EQ(o.code, 0) << o.err;
+  const auto metrics = nlohmann::json::parse(tg::read_file(folder / "out/metrics.json"));
+  EXPECT_EQ(metrics.at("folds").size(), 6u);
+  const auto& confusion = metrics.at("confusion");
+  double slices = 0;
+  for (const auto& row : confusion)
+    for (const auto& n : row) slices += n.get<double>();
+  EXPECT_EQ(slices, kSlices - 1) << confusion;  // slices, not slices × repeats
+  EXPECT_EQ(metrics.at("weights_sha256").get<std::string>(), tg::sha256_file(folder / "cifar.safetensors"));
+  const std::string report = tg::read_file(folder / "out/report.html");
+  for (const char* text : {"esearch use only", "7.png", "99"}) EXPECT_NE(report.find(text), std::string::npos) << text;
+  ASSERT_EQ(run(job + "1 --out again").code, 0);
+  EXPECT_EQ(tg::sha256_file(folder / "out/model.safetensors"), tg::sha256_file(folder / "again/model.safetensors"));
+  EXPECT_EQ(run("tomograd predict --weights out/model.safetensors ct/3.png").code, 0);
+
+  // All layers: stopped by a full disk, a crash or Ctrl-C, the same command goes on. Here the second fold's checkpoint is in the way.
+  const std::string all = "head_ct --data ct --weights cifar.safetensors --folds 2 --epochs 1 --unfreeze --out ";
+  ASSERT_EQ(run(all + "whole").code, 0);
+  fs::create_directories(folder / "parts/checkpoint-1-2.safetensors.head");
+  EXPECT_EQ(run(all + "parts").code, 1);
+  EXPECT_TRUE(fs::exists(folder / "parts/checkpoint-1-1.safetensors"));
+  fs::remove_all(folder / "parts/checkpoint-1-2.safetensors.head");
+  o = run(all + "parts");
+  ASSERT_EQ(o.code, 0) << o.err;
+  EXPECT_EQ(tg::sha256_file(folder / "whole/model.safetensors"), tg::sha256_file(folder / "parts/model.safetensors"));
+  EXPECT_EQ(tg::read_file(folder / "whole/predictions.csv"), tg::read_file(folder / "parts/predictions.csv"));
+  EXPECT_FALSE(fs::exists(folder / "parts/checkpoint-1-1.safetensors"));
 }
 
 TEST_F(Programs, ExtendExampleLearns) { EXPECT_EQ(run("extend").code, 0); }

@@ -102,6 +102,35 @@ TEST(Classifier, AnswersDoNotDependOnTheBatch) {
   EXPECT_EQ(one.to_vector<float>(), four.to_vector<float>());
 }
 
+TEST(Classifier, ManyPicturesAtOnceGetTheAnswersOfEachAlone) {
+  const TemporaryFolder folder;
+  tg::Preprocessing p = tg::Preprocessing::cifar();  // leaves the size open
+  const auto model = tg::load_classifier(small_model(folder, p), {.max_batch = 3});
+  std::vector<tg::Image> pictures;
+  for (const std::int64_t size : {32, 32, 40, 40, 40, 40, 32}) pictures.push_back(noise_picture(size, 32, pictures.size()));
+  std::vector<tg::ImageView> views;
+  for (const tg::Image& image : pictures) views.push_back(image.view());
+  const auto all = model.predict(std::span<const tg::ImageView>(views));
+  ASSERT_EQ(all.size(), pictures.size());
+  for (std::size_t i = 0; i < all.size(); ++i) EXPECT_EQ(all[i].logits, model.predict(pictures[i]).logits) << i;
+  EXPECT_TRUE(model.predict(std::span<const tg::ImageView>()).empty());
+}
+
+// Pictures of every size from a folder of thousands: plans are given up, answers stay.
+TEST(Classifier, ManySizesDoNotFillTheMemory) {
+  const TemporaryFolder folder;
+  const auto model = tg::load_classifier(small_model(folder, tg::Preprocessing::cifar()));
+  const auto first = model.predict(noise_picture(32, 32, 1)).logits;
+  const auto visit = [&](std::int64_t from, std::int64_t to) {
+    for (std::int64_t h = from; h < to; ++h) model.predict(noise_picture(h, 32, 1));
+    return tg::live_bytes();
+  };
+  constexpr auto kept = static_cast<std::int64_t>(tg::Classifier::kMostSizes);
+  const std::int64_t full = visit(33, 33 + kept);
+  EXPECT_LE(visit(33 + kept, 33 + 4 * kept), full + full / 2);  // somewhat larger pictures, not more of them
+  EXPECT_EQ(model.predict(noise_picture(32, 32, 1)).logits, first);
+}
+
 TEST(Classifier, RefusesWhatItCannotUse) {
   const TemporaryFolder folder;
   const auto path = small_model(folder, thirty_two());

@@ -148,6 +148,25 @@ TEST(Learner, AStoppedAndResumedRunIsTheUnbrokenOne) {
   EXPECT_EQ(idle.curves().size(), 3u);
 }
 
+TEST(Checkpoint, KeepsWhereDropoutStood) {
+  struct Net : tg::nn::Module {
+    tg::nn::Linear fc{*this, "fc", {.in = 8, .out = 8}};
+    tg::nn::Dropout drop{*this, "drop", {.p = 0.5, .seed = 3}};
+    tg::Tensor forward(const tg::Tensor& x) override { return drop(fc(x)); }
+  };
+  const TemporaryFolder folder;
+  const tg::Tensor x = tg::ones({4, 8});
+  Net net, other;
+  tg::nn::copy_state(net, other);
+  tg::optim::AdamW optimizer({{.parameters = net.parameters()}}), its_optimizer({{.parameters = other.parameters()}});
+  net(x), net(x);
+  tg::save_checkpoint(folder / "c.safetensors", net, optimizer, {});
+  tg::load_checkpoint(folder / "c.safetensors", other, its_optimizer);
+  const tg::Tensor next = net(x);
+  EXPECT_TRUE(same_bits(other(x), next));
+  EXPECT_FALSE(same_bits(other(x), next)) << "every pass draws a new mask";
+}
+
 TEST(Learner, RefusesForeignCheckpoints) {
   const Pictures p(16, 0);
   tg::FitOptions fit = kFit;

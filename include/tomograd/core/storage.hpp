@@ -58,7 +58,7 @@ class HostMemory {
     const std::int64_t size = rounded(bytes);
     std::lock_guard lock(mutex_);
     live_ -= size;
-    if (size >= kKeepFrom) {
+    if (size >= kKeepFrom && !TOMOGRAD_ASAN) {
       try {
         kept_[size].push_back(p);
         kept_bytes_ += size;
@@ -92,6 +92,7 @@ class HostMemory {
 
   /// Next multiple of an eighth of the power of two below: at most 12.5 % more, so that blocks find each other again.
   static std::int64_t rounded(std::int64_t bytes) noexcept {
+    if (TOMOGRAD_ASAN) return bytes;
     if (bytes < 64) return 64;
     const auto step = static_cast<std::int64_t>(std::bit_floor(static_cast<std::uint64_t>(bytes)) / 8);
     const std::int64_t unit = step < 64 ? 64 : step;

@@ -64,8 +64,7 @@ inline Architecture guess_architecture(const weights::StateDict& file) {
 inline Preprocessing preprocessing_of(const std::map<std::string, std::string>& metadata, const std::string& architecture,
                                       std::string* assumed = nullptr) {
   if (image::has_preprocessing(metadata)) return image::preprocessing_from_metadata(metadata);
-  const bool cifar = architecture.size() > 6 && make_model(architecture, {.initialise = false})->find("layer4") == nullptr;
-  const Preprocessing p = cifar ? Preprocessing::cifar() : Preprocessing::imagenet();
+  const Preprocessing p = is_cifar_model(architecture) ? Preprocessing::cifar() : Preprocessing::imagenet();
   if (assumed) *assumed = "preprocessing assumed, the file does not say: " + image::describe(p);
   return p;
 }

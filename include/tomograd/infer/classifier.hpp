@@ -54,7 +54,10 @@ struct Answer {
 
 class Classifier {
  public:
-  /// Compiles net for pictures as `preprocessing` makes them, or of size (H,W) where it leaves the size open (compiled on first use).
+  static constexpr std::size_t kMostSizes = 8;
+
+  /// Compiles net for pictures as `preprocessing` makes them. Where that leaves the size open, a size is compiled on first use, and the
+  /// kMostSizes used last are kept.
   Classifier(Model& net, Preprocessing preprocessing, std::vector<std::string> classes, std::int64_t max_batch = 1)
       : body_(std::make_unique<Body>()) {
     body_->preprocessing = std::move(preprocessing);
@@ -86,9 +89,24 @@ class Classifier {
     return answer(logits(image::apply(body_->preprocessing, picture), stop).data<float>());
   }
   Answer predict(const Image& picture, const std::stop_token& stop = {}) const { return predict(picture.view(), stop); }
+  /// One answer per picture, in order; up to max_batch pictures of one size travel together.
   std::vector<Answer> predict(std::span<const ImageView> pictures, const std::stop_token& stop = {}) const {
     std::vector<Answer> all;
-    for (const ImageView& p : pictures) all.push_back(predict(p, stop));
+    std::vector<Tensor> prepared;  // of one size
+    const auto answer_prepared = [&] {
+      if (prepared.empty()) return;
+      const Tensor y = logits(prepared.size() == 1 ? prepared[0] : concat(prepared, 0), stop);
+      for (std::size_t i = 0; i < prepared.size(); ++i)
+        all.push_back(answer(y.data<float>() + static_cast<std::int64_t>(i) * body_->outputs));
+      prepared.clear();
+    };
+    for (const ImageView& p : pictures) {
+      Tensor x = image::apply(body_->preprocessing, p);
+      if (static_cast<std::int64_t>(prepared.size()) == body_->max_batch || (!prepared.empty() && !(prepared[0].shape() == x.shape())))
+        answer_prepared();
+      prepared.push_back(std::move(x));
+    }
+    answer_prepared();
     return all;
   }
 
@@ -134,15 +152,26 @@ class Classifier {
     std::int64_t max_batch = 1, outputs = 0, channels = 3;
     std::unique_ptr<Model> net;  // kept only where sizes are open
     std::mutex mutex;
-    std::vector<Plan> plans;
+    std::vector<Plan> plans;  // the one used last is the last
     std::vector<std::unique_ptr<Session>> idle;
 
     const Plan& plan(Model& model, std::int64_t h, std::int64_t w) {
-      plans.push_back(compile(model, {max_batch, h, w, channels}));
+      Plan made = compile(model, {max_batch, h, w, channels});
+      if (plans.size() == kMostSizes) {
+        const Shape old = plans.front().input();
+        std::erase_if(idle, [&](const auto& session) { return session->plan().input() == old; });
+        plans.erase(plans.begin());
+      }
+      plans.push_back(std::move(made));
       return plans.back();
+    }
+    bool is_planned(const Shape& input) const {
+      return std::any_of(plans.begin(), plans.end(), [&](const Plan& p) { return p.input() == input; });
     }
     std::unique_ptr<Session> take(std::int64_t h, std::int64_t w) {
       std::lock_guard lock(mutex);
+      const auto planned = std::find_if(plans.begin(), plans.end(), [&](const Plan& p) { return p.input()[1] == h && p.input()[2] == w; });
+      if (planned != plans.end()) std::rotate(planned, planned + 1, plans.end());
       for (auto it = idle.rbegin(); it != idle.rend(); ++it) {
         const Shape& in = (*it)->plan().input();
         if (in[1] != h || in[2] != w) continue;
@@ -150,8 +179,7 @@ class Classifier {
         idle.erase(std::next(it).base());
         return session;
       }
-      for (const Plan& p : plans)
-        if (p.input()[1] == h && p.input()[2] == w) return std::make_unique<Session>(p);
+      if (planned != plans.end()) return std::make_unique<Session>(plans.back());
       if (!net)
         fail("classifier: pictures of " + std::to_string(h) + "x" + std::to_string(w) + ", the weights expect " +
              std::to_string(plans[0].input()[1]) + "x" + std::to_string(plans[0].input()[2]));
@@ -159,7 +187,7 @@ class Classifier {
     }
     void give_back(std::unique_ptr<Session> session) {
       std::lock_guard lock(mutex);
-      idle.push_back(std::move(session));
+      if (is_planned(session->plan().input())) idle.push_back(std::move(session));  // else its size was given up meanwhile
     }
   };
 

@@ -6,6 +6,7 @@
 // CIFAR: 20, 32, 44, 56, 110: 3x3 stem, 16-32-64 channels, option-A shortcuts (subsample, zero channels), last layer "linear".
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <memory>
 #include <string>
@@ -211,6 +212,12 @@ class CifarResNet final : public Model {
   int blocks_;
 };
 
+/// The depths of the CIFAR family: 20, 32, 44, 56, 110.
+inline constexpr std::array<int, 5> kCifarDepths{20, 32, 44, 56, 110};
+inline bool is_cifar_model(const std::string& name) {
+  return std::any_of(kCifarDepths.begin(), kCifarDepths.end(), [&](int depth) { return name == "resnet" + std::to_string(depth); });
+}
+
 /// "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet20" … "resnet110".
 inline const std::vector<std::string>& model_names() {
   static const std::vector<std::string> names{"resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
@@ -227,7 +234,7 @@ inline std::unique_ptr<Model> make_model(const std::string& name, const ModelOpt
   if (name == "resnet50") return std::make_unique<ResNet>(name, std::array{3, 4, 6, 3}, true, options);
   if (name == "resnet101") return std::make_unique<ResNet>(name, std::array{3, 4, 23, 3}, true, options);
   if (name == "resnet152") return std::make_unique<ResNet>(name, std::array{3, 8, 36, 3}, true, options);
-  for (const int depth : {20, 32, 44, 56, 110})
+  for (const int depth : kCifarDepths)
     if (name == "resnet" + std::to_string(depth)) return std::make_unique<CifarResNet>(name, (depth - 2) / 6, options);
   std::string known;
   for (const std::string& n : model_names()) known += (known.empty() ? "" : ", ") + n;

@@ -198,6 +198,7 @@ class Dropout : public Module {
     offset_ += static_cast<std::uint64_t>(x.count() + 3) / 4;
     return dropout(x, options.p, stream_of(options.seed, stream_for("mask")), offset);
   }
+  std::uint64_t* random_position() override { return &offset_; }
 
   const DropoutOptions options;
 

@@ -146,6 +146,15 @@ class Module {
     for (Module* child : children_) child->set_batch_norm_mode(mode);
   }
 
+  /// Where this module stands in its stream of random numbers; null for one that draws none. Checkpoints keep it.
+  virtual std::uint64_t* random_position() { return nullptr; }
+  /// This module and all below, parents first.
+  std::vector<Module*> modules() {
+    std::vector<Module*> all{this};
+    for (std::size_t i = 0; i < all.size(); ++i) all.insert(all.end(), all[i]->children_.begin(), all[i]->children_.end());
+    return all;
+  }
+
   /// Moves or converts all parameters and buffers. Integer buffers are counters of the host and stay as they are.
   void to(const Device& device) {
     for (const Named& n : state())
@@ -198,7 +207,7 @@ class Module {
 class EvalScope {
  public:
   explicit EvalScope(Module& net) {
-    remember(net);
+    for (Module* m : net.modules()) before_.emplace_back(m, m->training());
     net.eval();
   }
   ~EvalScope() {
@@ -208,10 +217,6 @@ class EvalScope {
   EvalScope& operator=(const EvalScope&) = delete;
 
  private:
-  void remember(Module& m) {
-    before_.emplace_back(&m, m.training());
-    for (Module* child : m.children()) remember(*child);
-  }
   std::vector<std::pair<Module*, bool>> before_;
 };
 

@@ -2,9 +2,10 @@
 // Copyright The tomograd authors
 //
 // Checkpoints: model, optimiser and the number of finished epochs in one safetensors file, written whole or not at all. Everything random
-// in training is counter-based, so this is all it takes to go on to the same bits (dropout's position apart).
+// in training is counter-based, so with the counters of its modules this is all it takes to go on to the same bits.
 #pragma once
 
+#include <charconv>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -24,6 +25,8 @@ inline void save_checkpoint(const std::filesystem::path& path, nn::Module& net, 
   for (const nn::Named& n : net.state()) entries.push_back({"model." + n.name, n.tensor->to(cpu())});
   for (const auto& [name, t] : optimizer.state()) entries.push_back({"optimizer." + name, t.to(cpu())});
   std::map<std::string, std::string> metadata = info;
+  for (nn::Module* m : net.modules())
+    if (const std::uint64_t* position = m->random_position()) metadata["position." + m->path()] = std::to_string(*position);
   metadata["kind"] = "tomograd checkpoint";
   weights::write_safetensors(path, entries, metadata);
 }
@@ -54,8 +57,19 @@ inline std::map<std::string, std::string> load_checkpoint(
     if (!t || !(t->shape() == n.tensor->shape()) || t->dtype() != n.tensor->dtype())
       fail("load_checkpoint: " + path.string() + " does not hold " + n.name + " " + n.tensor->shape().str());
   }
+  std::vector<std::pair<std::uint64_t*, std::uint64_t>> positions;
+  for (nn::Module* m : net.modules()) {
+    std::uint64_t* const position = m->random_position();
+    if (!position) continue;
+    const auto it = file.metadata.find("position." + m->path());
+    std::uint64_t value = 0;
+    if (it == file.metadata.end() || std::from_chars(it->second.data(), it->second.data() + it->second.size(), value).ec != std::errc())
+      fail("load_checkpoint: " + path.string() + " does not say where the random numbers of " + m->path() + " stood");
+    positions.emplace_back(position, value);
+  }
   if (accept) accept(file.metadata);
   optimizer.load_state(memory);
+  for (const auto& [position, value] : positions) *position = value;
   for (const nn::Named& n : state) {
     Tensor source = file.find("model." + n.name)->to(n.tensor->device());
     detail::copy_bytes(source, *n.tensor);

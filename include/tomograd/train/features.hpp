@@ -147,6 +147,7 @@ inline HeadResult train_head(const FeatureBank& bank, const std::vector<std::int
   auto standardised = [&](const Tensor& x) { return (x - mean) * inv_std; };
   std::vector<Tensor> views;
   for (const Tensor& v : own) views.push_back(standardised(v));
+  const Tensor held_out = valid.empty() ? Tensor() : standardised(detail::take_rows(bank.clean, valid));
 
   nn::Linear head(nn::Scope{}, {.in = width, .out = classes, .seed = o.seed});
   for (Tensor* t : {&head.weight, &head.bias}) detail::fill(*t, 0);  // convex problem: no need for a random start
@@ -181,7 +182,7 @@ inline HeadResult train_head(const FeatureBank& bank, const std::vector<std::int
       Predictions p;
       p.classes = classes;
       if (valid.empty()) return p;
-      const Tensor log_p = log_softmax(head(standardised(detail::take_rows(bank.clean, valid))));
+      const Tensor log_p = log_softmax(head(held_out));
       for (std::size_t i = 0; i < valid.size(); ++i) {
         const float* row = log_p.data<float>() + static_cast<std::int64_t>(i) * classes;
         const std::int64_t label = bank.labels[static_cast<std::size_t>(valid[i])];
