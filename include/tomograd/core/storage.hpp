@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "device.hpp"
+#include "platform.hpp"
 
 namespace tomograd::inline TOMOGRAD_ABI {
 
@@ -46,7 +47,8 @@ class HostMemory {
     } else {
       const std::int64_t high = live_ + size > high_ ? live_ + size : high_;  // becomes the mark when there is room for it
       while (kept_bytes_ > 0 && live_ + kept_bytes_ + size > high) release_largest();
-      p = ::operator new (static_cast<std::size_t>(size), std::align_val_t{64});
+      p = ::operator new(static_cast<std::size_t>(size), alignment(size));
+      if (alignment(size) == std::align_val_t{kLargePage}) prefer_large_pages(p, static_cast<std::size_t>(size));
     }
     live_ += size;
     if (live_ > peak_) peak_ = live_;
@@ -66,7 +68,7 @@ class HostMemory {
       } catch (...) {  // no room for the note: free it
       }
     }
-    ::operator delete (p, std::align_val_t{64});
+    ::operator delete(p, alignment(size));
   }
 
   void trim() noexcept {
@@ -89,6 +91,9 @@ class HostMemory {
 
  private:
   static constexpr std::int64_t kKeepFrom = 1 << 16;
+  static std::align_val_t alignment(std::int64_t size) noexcept {
+    return std::align_val_t{size >= static_cast<std::int64_t>(kLargePage) ? kLargePage : 64};
+  }
 
   /// Next multiple of an eighth of the power of two below: at most 12.5 % more, so that blocks find each other again.
   static std::int64_t rounded(std::int64_t bytes) noexcept {
@@ -102,7 +107,7 @@ class HostMemory {
   void release_largest() noexcept {
     for (auto it = kept_.rbegin(); it != kept_.rend(); ++it) {
       if (it->second.empty()) continue;
-      ::operator delete (it->second.back(), std::align_val_t{64});
+      ::operator delete(it->second.back(), alignment(it->first));
       it->second.pop_back();
       kept_bytes_ -= it->first;
       return;
