@@ -71,6 +71,16 @@ def main():
     x = T.Compose(norm)(Image.fromarray(ramp))
     add("normalise", "f32", (1, 256, 3), "ramp", x.permute(1, 2, 0).numpy())
 
+    # JPEGs (the file, then its pixels): all three ways of storing chroma, grey, progressive, sizes that are no multiple of a block
+    for how, shape, options in [("444", (19, 21, 3), {"subsampling": 0}), ("422", (21, 35, 3), {"subsampling": 1}),
+                                ("420", (37, 29, 3), {"subsampling": 2}), ("420 progressive", (18, 33, 3), {"subsampling": 2, "progressive": True}),
+                                ("grey", (13, 22, 1), {})]:
+        packed = io.BytesIO()
+        Image.fromarray(as_type(picture(*shape), "u8").squeeze()).save(packed, "JPEG", quality=85, **options)
+        add("jpeg_file", "u8", shape, how, np.frombuffer(packed.getvalue(), np.uint8).reshape(1, -1, 1))
+        pixels = np.asarray(Image.open(packed))
+        add("jpeg", "u8", shape, how, pixels if pixels.ndim == 3 else pixels[..., None])
+
     (OUT / "goldens.bin").write_bytes(blob.getvalue())
     with open(OUT / "index.csv", "w", encoding="ascii") as f:
         f.write(f"# Pillow {PIL.__version__}, torch {torch.__version__}, torchvision {torchvision.__version__}; weights/make_image_goldens.py\n")

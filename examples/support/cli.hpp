@@ -8,6 +8,9 @@
 #include <tomograd/core/error.hpp>
 #include <tomograd/core/parallel.hpp>
 #include <tomograd/train/learner.hpp>
+#if defined(TOMOGRAD_WITH_LIBJPEG)
+#include <tomograd/image/libjpeg.hpp>
+#endif
 
 #include <unistd.h>
 
@@ -46,6 +49,16 @@ inline void add_out(CLI::App& app, Shared& s, const std::string& what, const std
 }
 inline void apply(const Shared& s) {
   if (s.threads > 0) tg::set_num_threads(s.threads);
+#if defined(TOMOGRAD_WITH_LIBJPEG)
+  tg::image::use_libjpeg();
+#endif
+}
+constexpr const char* jpeg_decoder() {
+#if defined(TOMOGRAD_WITH_LIBJPEG)
+  return "libjpeg (pixels as in Pillow)";
+#else
+  return "stb_image (a level or two beside libjpeg's)";
+#endif
 }
 
 /// Makes the folder and proves that it can be written, before hours of work depend on it.

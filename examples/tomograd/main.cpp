@@ -23,8 +23,8 @@ int main(int argc, char** argv) {
   add("predict", "Say what a trained network sees in pictures", add_predict);
   add("phantoms", "Make synthetic head-CT slices with and without haemorrhage", add_phantoms);
   commands[app.add_subcommand("version", "Print version, compiler and instruction set")] = [] {
-    std::printf("tomograd %s\ncompiler %s\ninstruction set %s\nthreads %d\n", TOMOGRAD_VERSION, __VERSION__, tomograd::cpu().name().c_str(),
-                tomograd::num_threads());
+    std::printf("tomograd %s\ncompiler %s\ninstruction set %s\nthreads %d\nJPEGs by %s\n", TOMOGRAD_VERSION, __VERSION__,
+                tomograd::cpu().name().c_str(), tomograd::num_threads(), cli::jpeg_decoder());
     return 0;
   };
   if (const int code = cli::parse(app, argc, argv); code >= 0) return code;

@@ -5,7 +5,8 @@
 // stb_image is lenient: it shows the upper half of a truncated JPEG as a whole picture. So the file's structure is checked first: PNG
 // chunks and their CRCs, JPEG markers down to the end-of-image, BMP sizes; and no file may claim more pixels than its bytes could hold.
 // Grey stays one channel, 16 bits stay 16; alpha is dropped as Pillow's convert("RGB") does, and said in Image::notes().
-// JPEG pixels differ from libjpeg's by a level or two (another IDCT and chroma upsampling). EXIF rotation is not applied, as in Pillow.
+// JPEG pixels differ from libjpeg's by a level or two (another IDCT and chroma upsampling); libjpeg.hpp decodes with that instead.
+// A JPEG that a camera marked as turned (EXIF) is turned back, and that is said in Image::notes().
 #pragma once
 
 #ifndef TOMOGRAD_HAS_STB
@@ -19,6 +20,7 @@
 #if TOMOGRAD_HAS_STB
 
 #include <array>
+#include <atomic>
 #include <climits>
 #include <cstdint>
 #include <filesystem>
@@ -27,6 +29,7 @@
 #include <string_view>
 
 #include "../core/file.hpp"
+#include "exif.hpp"
 #include "image.hpp"
 #include "png.hpp"
 #if TOMOGRAD_BODIES
@@ -42,6 +45,13 @@ struct DecodeLimits {
   std::uint64_t bytes = std::uint64_t{1} << 30;  ///< of the file
 };
 
+/// What decodes JPEGs of 1 or 3 channels instead of stb_image; null: nothing does. See libjpeg.hpp.
+using JpegDecoder = Image (*)(std::span<const std::byte> bytes, std::int64_t height, std::int64_t width, std::int64_t channels);
+inline std::atomic<JpegDecoder>& jpeg_decoder() {
+  static std::atomic<JpegDecoder> decoder{nullptr};
+  return decoder;
+}
+
 /// Decodes a file's bytes. `name` stands in error messages. Throws Error on anything that is not a whole picture; thread-safe.
 TOMOGRAD_INLINE Image decode(std::span<const std::byte> bytes, const std::string& name = "image in memory",
                              const DecodeLimits& limits = {});
@@ -56,6 +66,7 @@ namespace detail {
 struct PictureHeader {
   std::int64_t height = 0, width = 0, channels = 0;  // as stored, alpha included
   int bits = 8;
+  int orientation = 1;  // EXIF
 };
 
 // Reads numbers from bytes with a bounds check; throws "truncated".
@@ -76,6 +87,9 @@ class PictureBytes {
     for (std::size_t i = 0; i < magic.size(); ++i)
       if (static_cast<char>(bytes_[static_cast<std::size_t>(at) + i]) != magic[i]) return false;
     return true;
+  }
+  std::span<const std::byte> part(std::uint64_t at, std::uint64_t n) const {  // inside, as the caller has checked
+    return bytes_.subspan(static_cast<std::size_t>(at), static_cast<std::size_t>(n));
   }
   const unsigned char* data() const { return reinterpret_cast<const unsigned char*>(bytes_.data()); }
 
@@ -139,6 +153,7 @@ inline PictureHeader check_jpeg(const PictureBytes& f) {
       h.channels = f.u8(at + 7);
       if (scans) fail("corrupt JPEG: frame header after a scan");
     }
+    if (m == 0xE1 && h.orientation == 1) h.orientation = image::exif_orientation(f.part(at + 2, n - 2));
     if (m == 0xC4) {  // Huffman tables: stb_image before 2.28 writes past its own when a table has more than 256 codes
       for (std::uint64_t t = at + 2; t < at + n;) {
         std::uint64_t codes = 0;
@@ -233,6 +248,16 @@ inline Image decode_picture(std::span<const std::byte> bytes, const image::Decod
   if (h.height * h.width / packed > static_cast<std::int64_t>(f.size()))
     fail("claims " + size + " pixels, more than its " + std::to_string(f.size()) + " bytes can hold", "a hostile or corrupt file");
 
+  const auto turned_back = [&](Image picture) {
+    if (h.orientation == 1) return picture;
+    Image upright = image::upright(picture.view(), h.orientation);
+    for (const std::string& note : picture.notes()) upright.add_note(note);
+    upright.add_note("turned as its EXIF orientation " + std::to_string(h.orientation) + " asks");
+    return upright;
+  };
+  if (jpeg && (h.channels == 1 || h.channels == 3))
+    if (const image::JpegDecoder decoder = image::jpeg_decoder().load()) return turned_back(decoder(bytes, h.height, h.width, h.channels));
+
   // JPEG planes are padded to whole blocks and converted; PNG holds file bytes, unpacked bytes and pixels. Deflate output grows by
   // doubling.
   const auto raw = static_cast<std::size_t>((h.height + 64) * (h.width + 64)) * 4 * static_cast<std::size_t>(h.bits / 8);
@@ -278,7 +303,7 @@ inline Image decode_picture(std::span<const std::byte> bytes, const image::Decod
     out.add_note("alpha channel dropped (" + std::to_string(transparent) + " of " + std::to_string(std::int64_t{height} * width) +
                  " pixels not opaque)");
   if (jpeg && h.channels == 4) out.add_note("CMYK converted to RGB");
-  return out;
+  return turned_back(std::move(out));
 }
 
 }  // namespace detail
