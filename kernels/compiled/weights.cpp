@@ -8,7 +8,9 @@
 
 #undef TOMOGRAD_BODIES
 #define TOMOGRAD_BODIES 1
+#include <tomograd/weights/inspect.hpp>
 #include <tomograd/weights/load.hpp>
 #include <tomograd/weights/pytorch.hpp>
+#include <tomograd/weights/pytorch_write.hpp>
 #include <tomograd/weights/safetensors.hpp>
 #include <tomograd/weights/state_dict.hpp>

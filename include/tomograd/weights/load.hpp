@@ -23,6 +23,7 @@
 #include "../core/parallel.hpp"
 #include "../nn/module.hpp"
 #include "layout.hpp"
+#include "recognise.hpp"
 #include "safetensors.hpp"
 #include "state_dict.hpp"
 
@@ -142,6 +143,11 @@ TOMOGRAD_INLINE StateDict weights_of_checkpoint(const StateDict& file) {
   return out;
 }
 
+TOMOGRAD_INLINE std::string other_architecture(const StateDict& file) {
+  const std::string known = looks_like(file);
+  return known.empty() ? "is this file for another architecture?" : "is this file for another architecture? It looks like " + known;
+}
+
 TOMOGRAD_INLINE void assign(const Assignment& a) {
   Tensor& to = *a.to->tensor;
   if (!to.device().host_memory()) {
@@ -251,14 +257,13 @@ TOMOGRAD_INLINE LoadReport load_weights(nn::Module& net, const weights::StateDic
     if (one_part && net.find(part))
       hint = "{.reinit = {\"" + part + "\"}} starts that part anew";
     else if (report.matched.empty() || troubled.size() > 8)
-      hint = "is this file for another architecture?";
+      hint = wd::other_architecture(file);
     else
       hint = "{.strict = false} ignores missing and unexpected tensors";
     fail(where + what, hint);
   }
   if (plan.empty())
-    fail(where + "none of its tensors belongs to this network; it begins with " + file.entries.front().name,
-         "is this file for another architecture?");
+    fail(where + "none of its tensors belongs to this network; it begins with " + file.entries.front().name, wd::other_architecture(file));
 
   std::vector<char> good(plan.size(), 1);
   parallel_for(static_cast<std::int64_t>(plan.size()), [&](std::int64_t i, int) {

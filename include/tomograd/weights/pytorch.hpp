@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "../core/parallel.hpp"
+#include "json.hpp"
 #include "pickle.hpp"
 #include "types.hpp"
 #include "zip.hpp"
@@ -249,7 +250,8 @@ TOMOGRAD_INLINE void read_tensors(const Pickle& p, const PickledTensors& tensors
     zip->check_crc(*entry, bytes);
   });
   for (std::size_t i = 0; i < job_of.size(); ++i)
-    if (job_of[i] != SIZE_MAX) out.entries.push_back({tensors.found[i].first, jobs[job_of[i]].tensor});
+    if (job_of[i] != SIZE_MAX)
+      out.entries.push_back({tensors.found[i].first, jobs[job_of[i]].tensor, file_type_name(p.tensors[tensors.found[i].second].type)});
   conversions.report(out.notes);
   for (const std::string_view device : devices)
     out.notes.push_back("tensors of device " + std::string(device.substr(0, 20)) + " were read into host memory");
@@ -293,6 +295,15 @@ TOMOGRAD_INLINE StateDict read_pytorch_zip(const Source& source, const ReadOptio
                   "download it again");
   StateDict out;
   out.container = "pytorch zip";
+  out.producer = "torch.save of PyTorch 1.6 or later";
+  if (const ZipEntry* e = zip.find(stem + "tomograd.json")) {  // see pytorch_write.hpp
+    const Json metadata = parse_json(zip.text(*e, kPickleBytes, options.verify), "load_weights: " + source.name() + ": " + e->name);
+    for (std::size_t i = 0; i < metadata.keys.size(); ++i) {
+      if (metadata.items[i].kind != Json::string) source.refuse("its metadata \"" + metadata.keys[i].substr(0, 200) + "\" is not text");
+      out.metadata[metadata.keys[i]] = metadata.items[i].text;
+    }
+    out.producer.clear();  // see the metadata
+  }
   const PickledTensors tensors = find_state_dict(p, source, options);
   out.notes = tensors.notes;
   const auto place = [&](const StorageRef& s) {
@@ -364,6 +375,7 @@ TOMOGRAD_INLINE StateDict read_pytorch_legacy(const Source& source, const ReadOp
     }
     StateDict out;
     out.container = "pytorch legacy";
+    out.producer = "torch.save of PyTorch before 1.6, or in its old format";
     const PickledTensors tensors = find_state_dict(p, source, options);
     out.notes = tensors.notes;
     if (offset < source.size()) out.notes.push_back("ignored " + std::to_string(source.size() - offset) + " bytes behind the last storage");

@@ -10,26 +10,25 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
-#include <functional>
 #include <map>
 #include <span>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <tuple>
 #include <vector>
 
 #include "json.hpp"
 #include "types.hpp"
+#include "write.hpp"
 
 namespace tomograd::inline TOMOGRAD_ABI::weights {
 
 /// Tensors on the host, in the file's layout; names must differ. Written to <path>.tmp, then renamed: never half a file.
 TOMOGRAD_INLINE void write_safetensors(const std::filesystem::path& path, const std::vector<Entry>& entries,
-                                       const std::map<std::string, std::string>& metadata = {});
+                                       const std::map<std::string, std::string>& metadata = {}, Store store = Store::as_is);
 /// The same bytes, in memory.
-TOMOGRAD_INLINE std::string safetensors_bytes(const std::vector<Entry>& entries, const std::map<std::string, std::string>& metadata = {});
+TOMOGRAD_INLINE std::string safetensors_bytes(const std::vector<Entry>& entries, const std::map<std::string, std::string>& metadata = {},
+                                              Store store = Store::as_is);
 
 namespace detail {
 
@@ -161,7 +160,7 @@ TOMOGRAD_INLINE StateDict read_safetensors(const Source& source) {
       gather(line, type, buffer, {&flat, 1});
     }
     conversions.add(type);
-    out.entries.push_back({name, t});
+    out.entries.push_back({name, t, file_type_name(type)});
   }
   conversions.report(out.notes);
   if (extra_keys) out.notes.push_back("ignored " + std::to_string(extra_keys) + " unknown fields of the header");
@@ -169,14 +168,12 @@ TOMOGRAD_INLINE StateDict read_safetensors(const Source& source) {
 }
 
 TOMOGRAD_INLINE void write_safetensors_to(const std::vector<Entry>& entries, const std::map<std::string, std::string>& metadata,
-                                          const std::function<void(std::span<const std::byte>)>& sink) {
+                                          Store store, const ByteSink& sink) {
+  const auto size_of = [&](const Entry& e) { return file_type_size(stored_type(e.tensor.dtype(), store)); };
   std::vector<const Entry*> order;
-  for (const Entry& e : entries) {
-    if (!e.tensor.device().host_memory()) fail("save_weights: " + e.name + " lies on " + e.tensor.device().name(), "tensor.to(tg::cpu())");
-    order.push_back(&e);
-  }
-  std::sort(order.begin(), order.end(), [](const Entry* a, const Entry* b) {
-    const std::size_t x = dtype_size(a->tensor.dtype()), y = dtype_size(b->tensor.dtype());
+  for (const Entry& e : entries) order.push_back(&e);
+  std::sort(order.begin(), order.end(), [&](const Entry* a, const Entry* b) {
+    const std::size_t x = size_of(*a), y = size_of(*b);
     return x != y ? x > y : a->name < b->name;
   });
   std::string header = "{";
@@ -188,12 +185,11 @@ TOMOGRAD_INLINE void write_safetensors_to(const std::vector<Entry>& entries, con
   std::uint64_t at = 0;
   std::vector<std::string_view> names;
   for (const Entry* e : order) {
-    constexpr const char* kName[] = {"F32", "F64", "I64", "I32", "U8"};
-    constexpr DType kType[] = {DType::f32, DType::f64, DType::i64, DType::i32, DType::u8};
-    const auto type = static_cast<std::size_t>(std::find(std::begin(kType), std::end(kType), e->tensor.dtype()) - std::begin(kType));
-    header += (header.size() == 1 ? "" : ",") + json_quote(e->name) + ":{\"dtype\":\"" + kName[type] + "\",\"shape\":[";
+    const auto type = std::find_if(std::begin(kSafetensorsTypes), std::end(kSafetensorsTypes),
+                                   [&](const SafetensorsType& t) { return t.type == stored_type(e->tensor.dtype(), store); });
+    header += (header.size() == 1 ? "" : ",") + json_quote(e->name) + ":{\"dtype\":\"" + std::string(type->name) + "\",\"shape\":[";
     for (int axis = 0; axis < e->tensor.dims(); ++axis) header += (axis ? "," : "") + std::to_string(e->tensor.size(axis));
-    const auto bytes = static_cast<std::uint64_t>(e->tensor.bytes());
+    const std::uint64_t bytes = static_cast<std::uint64_t>(e->tensor.count()) * size_of(*e);
     header += "],\"data_offsets\":[" + std::to_string(at) + "," + std::to_string(at + bytes) + "]}";
     at += bytes;
     names.push_back(e->name);
@@ -207,56 +203,24 @@ TOMOGRAD_INLINE void write_safetensors_to(const std::vector<Entry>& entries, con
   for (std::size_t i = 0; i < 8; ++i) length[i] = static_cast<std::byte>(std::uint64_t{header.size()} >> (8 * i));
   sink(length);
   sink(std::as_bytes(std::span(header)));
-  for (const Entry* e : order) {
-    const std::span<const std::byte> bytes(static_cast<const std::byte*>(e->tensor.raw()), static_cast<std::size_t>(e->tensor.bytes()));
-    if constexpr (std::endian::native == std::endian::little) {
-      sink(bytes);
-    } else {
-      std::vector<std::byte> swapped(bytes.begin(), bytes.end());
-      const std::size_t n = dtype_size(e->tensor.dtype());
-      for (std::size_t i = 0; i < swapped.size(); i += n)
-        std::reverse(swapped.begin() + static_cast<std::ptrdiff_t>(i), swapped.begin() + static_cast<std::ptrdiff_t>(i + n));
-      sink(swapped);
-    }
-  }
+  std::vector<std::byte> scratch;
+  for (const Entry* e : order) sink(encode(*e, store, scratch));
 }
 
 }  // namespace detail
 
-TOMOGRAD_INLINE std::string safetensors_bytes(const std::vector<Entry>& entries, const std::map<std::string, std::string>& metadata) {
+TOMOGRAD_INLINE std::string safetensors_bytes(const std::vector<Entry>& entries, const std::map<std::string, std::string>& metadata,
+                                              Store store) {
   std::string out;
-  detail::write_safetensors_to(
-      entries, metadata, [&](std::span<const std::byte> bytes) { out.append(reinterpret_cast<const char*>(bytes.data()), bytes.size()); });
+  detail::write_safetensors_to(entries, metadata, store, [&](std::span<const std::byte> bytes) {
+    out.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  });
   return out;
 }
 
 TOMOGRAD_INLINE void write_safetensors(const std::filesystem::path& path, const std::vector<Entry>& entries,
-                                       const std::map<std::string, std::string>& metadata) {
-  std::filesystem::path temporary = path;
-  temporary += ".tmp";
-  std::error_code error;
-  bool good = false;
-  {
-    std::ofstream out(temporary, std::ios::binary | std::ios::trunc);
-    if (!out) fail("save_weights: " + path.string() + ": cannot be written", "check that the folder exists and is writable");
-    try {
-      detail::write_safetensors_to(entries, metadata, [&](std::span<const std::byte> bytes) {
-        out.write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
-      });
-    } catch (...) {
-      out.close();
-      std::filesystem::remove(temporary, error);
-      throw;
-    }
-    out.close();
-    good = static_cast<bool>(out);
-  }
-  if (good) std::filesystem::rename(temporary, path, error);
-  if (!good || error) {
-    std::error_code ignored;
-    std::filesystem::remove(temporary, ignored);
-    fail("save_weights: " + path.string() + ": cannot be written" + (error ? " (" + error.message() + ")" : ""), "is the disk full?");
-  }
+                                       const std::map<std::string, std::string>& metadata, Store store) {
+  detail::write_whole(path, [&](const detail::ByteSink& sink) { detail::write_safetensors_to(entries, metadata, store, sink); });
 }
 #endif
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 // Copyright The tomograd authors
 //
-// One door for all weight files: looks at the first bytes, not at the name, and reads PyTorch (zip and legacy) or safetensors. What is
-// not a weight file is refused by what it is: a web page, a git-LFS pointer, an .xz that wants unpacking, another framework's format.
-// Prefixes that wrappers leave in front of every key (module., _orig_mod., model.) are stripped and noted.
+// One door for all weight files: looks at the first bytes, not at the name, and reads PyTorch (zip and legacy) or safetensors (one file, or
+// the index of several). What is not a weight file is refused by what it is: a web page, a git-LFS pointer, an .xz that wants unpacking,
+// another framework's format. Prefixes that wrappers leave in front of every key (module., _orig_mod., model.) are stripped and noted.
 #pragma once
 
 #include <algorithm>
@@ -13,11 +13,13 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <vector>
 
 #include "../core/file.hpp"
 #include "pytorch.hpp"
 #include "safetensors.hpp"
+#include "sharded.hpp"
 #include "types.hpp"
 
 namespace tomograd::inline TOMOGRAD_ABI::weights {
@@ -30,19 +32,23 @@ inline StateDict read_state_dict(std::span<const std::byte> bytes, const ReadOpt
   return read_state_dict(Source::memory(bytes), options);
 }
 
-/// SHA-256 of all bytes of the source, 64 hexadecimal digits.
+/// SHA-256 of all bytes of the source, 64 hexadecimal digits; the second form of several, one after the other.
 TOMOGRAD_INLINE std::string digest(const Source& source);
+TOMOGRAD_INLINE std::string digest(std::span<const Source> sources);
 /// The eight digits that a name such as resnet18-f37072fd.pth promises, else nothing.
 TOMOGRAD_INLINE std::string promised_digest(std::string_view file_name);
 
 #if TOMOGRAD_BODIES
-TOMOGRAD_INLINE std::string digest(const Source& source) {
+TOMOGRAD_INLINE std::string digest(const Source& source) { return digest(std::span(&source, 1)); }
+TOMOGRAD_INLINE std::string digest(std::span<const Source> sources) {
   Sha256 hash;
-  std::vector<std::byte> buffer(static_cast<std::size_t>(std::min<std::uint64_t>(source.size(), 1 << 20)));
-  for (std::uint64_t at = 0; at < source.size(); at += buffer.size()) {
-    const auto n = static_cast<std::size_t>(std::min<std::uint64_t>(buffer.size(), source.size() - at));
-    source.read(at, std::span(buffer).first(n));
-    hash.update(buffer.data(), n);
+  for (const Source& source : sources) {
+    std::vector<std::byte> buffer(static_cast<std::size_t>(std::min<std::uint64_t>(source.size(), 1 << 20)));
+    for (std::uint64_t at = 0; at < source.size(); at += buffer.size()) {
+      const auto n = static_cast<std::size_t>(std::min<std::uint64_t>(buffer.size(), source.size() - at));
+      source.read(at, std::span(buffer).first(n));
+      hash.update(buffer.data(), n);
+    }
   }
   return hash.hex();
 }
@@ -72,7 +78,6 @@ TOMOGRAD_INLINE void refuse_strangers(const Source& source, std::string_view hea
       if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
     if (begin.starts_with("<!doctype") || begin.starts_with("<html") || begin.starts_with("<head") || begin.starts_with("<?xml"))
       source.refuse("is a web page, not a weight file", "the download needs a login or another link");
-    if (head[first] == '{') source.refuse("is a JSON text, not a weight file", kFormats);
   }
   if (starts("\xFD"
              "7zXZ\0"sv))
@@ -121,10 +126,15 @@ TOMOGRAD_INLINE StateDict read_state_dict(const Source& source, const ReadOption
   const auto bytes = std::as_bytes(std::span(head));
   const auto first_byte = head.empty() ? 0u : static_cast<unsigned>(static_cast<unsigned char>(head[0]));
   StateDict out;
+  std::vector<Source> files{source};
   if (h.starts_with("PK\3\4") || h.starts_with("PK\5\6")) {
     out = detail::read_pytorch_zip(source, options);
   } else if (detail::is_pytorch_legacy(bytes)) {
     out = detail::read_pytorch_legacy(source, options);
+  } else if (detail::begins_as_json(h)) {
+    std::vector<Source> shards;
+    std::tie(out, shards) = detail::read_sharded(source);
+    files.insert(files.end(), shards.begin(), shards.end());
   } else if (head.size() > 8 && head[8] == '{' && detail::little_endian<std::uint64_t>(bytes.data()) >= 2) {
     out = detail::read_safetensors(source);
   } else {
@@ -154,7 +164,7 @@ TOMOGRAD_INLINE StateDict read_state_dict(const Source& source, const ReadOption
     detail::strip_prefixes(out);
   const std::string promised = promised_digest(source.file_name());
   if (options.digest == Digest::always || (options.digest == Digest::if_named && !promised.empty())) {
-    out.sha256 = digest(source);
+    out.sha256 = digest(files);
     if (!promised.empty() && !out.sha256.starts_with(promised))
       out.notes.push_back("the file's name promises SHA-256 " + promised + "…, it has " + out.sha256.substr(0, 8) +
                           "…: not the published file");

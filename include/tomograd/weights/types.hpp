@@ -23,12 +23,14 @@ namespace tomograd::inline TOMOGRAD_ABI::weights {
 struct Entry {
   std::string name;  // torchvision's key
   Tensor tensor;
+  std::string stored = {};  // the elements' type in the file ("float16"); empty: the tensor's own
 };
 
 struct StateDict {
   std::vector<Entry> entries;                   // in the file's order
   std::map<std::string, std::string> metadata;  // safetensors' __metadata__
   std::string container;                        // "safetensors", "pytorch zip", "pytorch legacy"
+  std::string producer = {};                    // what wrote the file, where it can be told
   std::string source;                           // path or name, for messages
   std::vector<std::string> notes;               // everything converted, stripped, skipped, guessed
   std::map<std::string, std::string> skipped;   // tensors that could not be represented: name and why
@@ -76,6 +78,9 @@ inline constexpr bool is_native(FileType t) {
 }
 
 TOMOGRAD_INLINE float half_to_float(std::uint16_t h);
+/// To the nearest, ties to even (IEEE 754); finite numbers beyond the format's largest become infinity.
+TOMOGRAD_INLINE std::uint16_t float_to_half(float v);
+TOMOGRAD_INLINE std::uint16_t float_to_bfloat16(float v);
 
 /// Fills t (dense, shape of the tensor) from `bytes`, element (i,j,…) at index i*strides[0] + j*strides[1] + …; the caller has checked
 /// that all of them lie inside.
@@ -101,6 +106,24 @@ TOMOGRAD_INLINE float half_to_float(std::uint16_t h) {
   if (exponent) return std::bit_cast<float>(sign | (exponent + 112) << 23 | mantissa << 13);
   const float tiny = static_cast<float>(mantissa) * 0x1p-24f;  // zero and subnormals, exact
   return sign ? -tiny : tiny;
+}
+
+TOMOGRAD_INLINE std::uint16_t float_to_half(float v) {
+  const auto bits = std::bit_cast<std::uint32_t>(v);
+  const std::uint32_t sign = bits >> 16 & 0x8000, magnitude = bits & 0x7FFFFFFF;
+  if (magnitude > 0x7F800000) return static_cast<std::uint16_t>(sign | 0x7E00 | (magnitude >> 13 & 0x3FF));  // NaN, quiet
+  if (magnitude >= 0x47800000) return static_cast<std::uint16_t>(sign | 0x7C00);                             // 65536 and more
+  if (magnitude < 0x38800000) {  // below 2^-14: a multiple of 2^-24, which adding 0.5 rounds to
+    const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
+    return static_cast<std::uint16_t>(sign | (std::bit_cast<std::uint32_t>(shifted) - 0x3F000000));
+  }
+  return static_cast<std::uint16_t>(sign | (magnitude - 0x38000000 + 0xFFF + (magnitude >> 13 & 1)) >> 13);  // may carry into infinity
+}
+
+TOMOGRAD_INLINE std::uint16_t float_to_bfloat16(float v) {
+  const auto bits = std::bit_cast<std::uint32_t>(v);
+  if ((bits & 0x7FFFFFFF) > 0x7F800000) return static_cast<std::uint16_t>(bits >> 16 | 0x40);  // NaN, quiet
+  return static_cast<std::uint16_t>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
 }
 
 template <class Bits>
