@@ -12,3 +12,7 @@ using Command = std::function<int()>;
 Command add_train(CLI::App& app);
 Command add_predict(CLI::App& app);
 Command add_phantoms(CLI::App& app);
+Command add_weights(CLI::App& app);
+Command add_weights_verify(CLI::App& app);
+Command add_weights_fetch(CLI::App& app);
+Command add_selftest(CLI::App& app);

@@ -22,6 +22,8 @@ int main(int argc, char** argv) {
   add("train", "Train a network on labelled pictures and report how well it does", add_train);
   add("predict", "Say what a trained network sees in pictures", add_predict);
   add("phantoms", "Make synthetic head-CT slices with and without haemorrhage", add_phantoms);
+  add("weights", "Inspect, convert, verify and fetch weight files", add_weights);
+  add("selftest", "Say whether this machine computes the bits that a weight file promises", add_selftest);
   commands[app.add_subcommand("version", "Print version, compiler and instruction set")] = [] {
     std::printf("tomograd %s\ncompiler %s\ninstruction set %s\nthreads %d\nJPEGs by %s\n", TOMOGRAD_VERSION, __VERSION__,
                 tomograd::cpu().name().c_str(), tomograd::num_threads(), cli::jpeg_decoder());

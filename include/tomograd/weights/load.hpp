@@ -77,6 +77,9 @@ TOMOGRAD_INLINE std::map<std::string, std::string> to_metadata(const Record& rec
 /// Absent entries stay empty; a malformed one throws.
 TOMOGRAD_INLINE Record record_from_metadata(const std::map<std::string, std::string>& metadata);
 
+/// A checkpoint of the Learner holds "model.…" in the engine's layout beside the optimiser's state: its weights alone, as a file has them.
+TOMOGRAD_INLINE StateDict weights_of_checkpoint(const StateDict& file);
+
 }  // namespace weights
 
 #if TOMOGRAD_BODIES
@@ -133,16 +136,6 @@ TOMOGRAD_INLINE Tensor sum_rgb(const Tensor& w) {
   return out;
 }
 
-/// A checkpoint of the Learner holds "model.…" in the engine's layout beside the optimiser's state: its weights alone.
-TOMOGRAD_INLINE StateDict weights_of_checkpoint(const StateDict& file) {
-  StateDict out = file;
-  out.entries.clear();
-  for (const Entry& e : file.entries)
-    if (e.name.starts_with("model.")) out.entries.push_back({e.name.substr(6), to_file_layout(e.tensor)});
-  out.notes.push_back("took the weights out of a training checkpoint, left the optimiser's state");
-  return out;
-}
-
 TOMOGRAD_INLINE std::string other_architecture(const StateDict& file) {
   const std::string known = looks_like(file);
   return known.empty() ? "is this file for another architecture?" : "is this file for another architecture? It looks like " + known;
@@ -180,7 +173,7 @@ TOMOGRAD_INLINE LoadReport load_weights(nn::Module& net, const weights::StateDic
   const auto kind = file_in.metadata.find("kind");
   const bool checkpoint = kind != file_in.metadata.end() && kind->second == "tomograd checkpoint";
   weights::StateDict unpacked;
-  if (checkpoint) unpacked = wd::weights_of_checkpoint(file_in);
+  if (checkpoint) unpacked = weights::weights_of_checkpoint(file_in);
   const weights::StateDict& file = checkpoint ? unpacked : file_in;
 
   const std::string where = "load_weights: " + (file.source.empty() ? std::string("state dict") : file.source) + ": ";
@@ -321,6 +314,15 @@ TOMOGRAD_INLINE std::map<std::string, std::string> to_metadata(const Record& r) 
   if (!r.architecture.empty()) out["architecture"] = r.architecture;
   if (!r.classes.empty()) out["classes"] = detail::json_list(r.classes);
   if (!r.provenance.empty()) out["provenance"] = r.provenance;
+  return out;
+}
+
+TOMOGRAD_INLINE StateDict weights_of_checkpoint(const StateDict& file) {
+  StateDict out = file;
+  out.entries.clear();
+  for (const Entry& e : file.entries)
+    if (e.name.starts_with("model.")) out.entries.push_back({e.name.substr(6), to_file_layout(e.tensor), e.stored});
+  out.notes.push_back("took the weights out of a training checkpoint, left the optimiser's state");
   return out;
 }
 
