@@ -134,7 +134,14 @@ typedef struct tg_bce_desc {
 /* ---- convolution ---------------------------------------------------------------------------------------------------------- */
 
 typedef enum tg_activation { kTgActNone = 0, kTgActRelu } tg_activation;
-typedef enum tg_conv_algorithm { kTgConvAuto = 0, kTgConvImplicitGemm, kTgConvDirect /* depthwise */, kTgConvWinograd } tg_conv_algorithm;
+typedef enum tg_conv_algorithm {
+  kTgConvAuto = 0,
+  kTgConvImplicitGemm,
+  kTgConvDirect /* depthwise */,
+  kTgConvWinograd /* F(4x4, 3x3) */,
+  kTgConvWinograd2 /* F(2x2, 3x3) */,
+  kTgConvWinograd5 /* F(5x5, 3x3) */
+} tg_conv_algorithm;
 typedef enum tg_conv_pass { kTgConvForward = 0, kTgConvGradData, kTgConvGradFilter } tg_conv_pass;
 
 /* Correlation, as everyone calls convolution: y[n,p,q,k] = sum_{r,s,c} x[n, p*stride_h - pad_top + r*dilation_h, …, g*C/groups + c]
@@ -145,7 +152,7 @@ typedef struct tg_conv_desc {
   int64_t pad_top, pad_left, pad_bottom, pad_right;
   int64_t groups;
   tg_activation activation;
-  tg_conv_algorithm algorithm; /* kTgConvAuto: the device's own rule, by shape and options alone */
+  tg_conv_algorithm algorithm; /* kTgConvAuto: the device's own rule, by the sizes above alone, n among them */
   tg_dtype dtype;
 } tg_conv_desc;
 

@@ -6,11 +6,12 @@
 //   forward      y (NPQ, K)   = patches of x (NPQ, RSC) filter^T
 //   grad data    dx (NHW, C)  = patches of dy (…, taps K) filter, once per residue (h mod stride_h, w mod stride_w): each meets its own
 //   taps grad filter  dw (K, RSC)  = dy^T (K, NPQ) patches of x (NPQ, RSC), in blocks of kKc pixels
-// Groups are independent products. Depthwise goes to conv_direct.inl.
+// Groups are independent products. Depthwise goes to conv_direct.inl, forward and grad data of most 3x3 layers to winograd.inl.
 
 #include "gemm.inl"
 //
 #include "conv_direct.inl"
+#include "winograd.inl"
 
 namespace conv {
 
@@ -19,13 +20,41 @@ using gemm::least;
 using gemm::most;
 
 TG_FORCEINLINE bool depthwise(const tg_conv_desc& d) noexcept { return d.groups == d.c && d.groups == d.k; }
-TG_FORCEINLINE tg_conv_algorithm algorithm(const tg_conv_desc& d) noexcept {
-  if (d.algorithm != kTgConvAuto) return d.algorithm;
-  return depthwise(d) && d.groups > 1 ? kTgConvDirect : kTgConvImplicitGemm;
+TG_FORCEINLINE bool is_winograd(tg_conv_algorithm a) noexcept { return a >= kTgConvWinograd && a <= kTgConvWinograd5; }
+TG_FORCEINLINE bool fits_winograd(const tg_conv_desc& d) noexcept {
+  return d.groups == 1 && d.r == 3 && d.s == 3 && d.stride_h == 1 && d.stride_w == 1 && d.dilation_h == 1 && d.dilation_w == 1;
 }
-TG_FORCEINLINE bool supported(const tg_conv_desc& d) noexcept {
+
+// The rule, by shape alone: the least cost in multiply-adds. Beside its products a layer pays for each number of its filter, which comes
+// from memory once per call (kPerFilter; when it is transformed in the call, kPerPack), and Winograd for each number it transforms
+// (kPerNumber). README.md tells where the constants come from.
+inline tg_conv_algorithm algorithm(const tg_conv_desc& d, tg_conv_pass pass) noexcept {
+  if (d.algorithm != kTgConvAuto) return d.algorithm;
+  if (depthwise(d) && d.groups > 1) return kTgConvDirect;
+  if (pass == kTgConvGradFilter || !fits_winograd(d)) return kTgConvImplicitGemm;
+  constexpr double kPerFilter = 40, kPerPack = 120, kPerNumber = 6;
+  const bool forward = pass == kTgConvForward;
+  const auto c = static_cast<double>(d.c), k = static_cast<double>(d.k), load = forward ? kPerFilter : kPerPack;
+  const int64_t height = forward ? d.p : d.h, width = forward ? d.q : d.w;
+  double least = 9 * c * k * (static_cast<double>(d.n * height * width) + load);
+  tg_conv_algorithm best = kTgConvImplicitGemm;
+  for (const tg_conv_algorithm a : {kTgConvWinograd2, kTgConvWinograd, kTgConvWinograd5}) {
+    const int64_t tile = winograd::tile_of(a);
+    const auto positions = static_cast<double>((tile + 2) * (tile + 2));
+    const auto tiles = static_cast<double>(d.n * blocks_of(height, tile) * blocks_of(width, tile));
+    const double cost = positions * (tiles * (c * k + kPerNumber * (c + k)) + load * c * k);
+    if (cost < least) {
+      least = cost;
+      best = a;
+    }
+  }
+  return best;
+}
+TG_FORCEINLINE bool supported(const tg_conv_desc& d, tg_conv_pass pass) noexcept {
   if (d.dtype != kTgFloat32) return false;
-  return algorithm(d) == kTgConvImplicitGemm || (algorithm(d) == kTgConvDirect && depthwise(d));
+  const tg_conv_algorithm a = algorithm(d, pass);
+  if (is_winograd(a)) return fits_winograd(d) && pass != kTgConvGradFilter;
+  return a == kTgConvImplicitGemm || (a == kTgConvDirect && depthwise(d));
 }
 
 TG_FORCEINLINE gemm::Patches input_patches(const tg_conv_desc& d, const float* x, int64_t channels) noexcept {
@@ -116,14 +145,14 @@ inline void zero_all(float* to, int64_t count, const tg_ctx* ctx) noexcept {
       &job);
 }
 
-// Statistics of the chunks, merged in order: mean and m2 are [chunk][k].
+// Statistics of the chunks, merged in order: mean and m2 are [chunk][k]. Each run of `period` chunks ends with one of last_rows rows.
 struct MomentsJob {
   const float* y;
   float* chunk_mean;
   float* chunk_m2;
   float* mean;
   float* var;
-  int64_t rows, k;
+  int64_t rows, k, chunk_rows, period, last_rows;
 };
 inline void merge_moments(MomentsJob& job, const tg_ctx* ctx) noexcept {
   constexpr int64_t kColumns = 64;
@@ -135,7 +164,8 @@ inline void merge_moments(MomentsJob& job, const tg_ctx* ctx) noexcept {
         for_lanes(least(kColumns, j.k - k0), [&](int64_t i, auto lanes) TG_LAMBDA {
           V mean = V::zero(), m2 = V::zero();
           for (int64_t chunk = 0, done = 0; done < j.rows; ++chunk) {
-            const int64_t rows = least(gemm::kChunk, j.rows - done), at = chunk * j.k + k0 + i, all = done + rows;
+            const int64_t rows = chunk % j.period == j.period - 1 ? j.last_rows : j.chunk_rows, at = chunk * j.k + k0 + i,
+                          all = done + rows;
             const V delta = V::load(j.chunk_mean + at, lanes) - mean;
             const double part = static_cast<double>(rows) / static_cast<double>(all);
             mean = fma(delta, V::all(static_cast<float>(part)), mean);
@@ -233,21 +263,25 @@ inline void grad_filter_block(const FilterJob& job, int64_t index, float* panels
 
 }  // namespace conv
 
-inline tg_conv_algorithm conv2d_choose(const tg_conv_desc* d, tg_conv_pass) noexcept { return conv::algorithm(*d); }
+inline tg_conv_algorithm conv2d_choose(const tg_conv_desc* d, tg_conv_pass pass) noexcept { return conv::algorithm(*d, pass); }
 
 inline int64_t conv2d_packed_bytes(const tg_conv_desc* d) noexcept {
-  const int64_t floats = conv::algorithm(*d) == kTgConvDirect
-                             ? d->r * d->s * d->c
-                             : d->groups * gemm::padded(d->k / d->groups) * d->r * d->s * (d->c / d->groups);
+  const tg_conv_algorithm a = conv::algorithm(*d, kTgConvForward);
+  const int64_t floats = a == kTgConvDirect     ? d->r * d->s * d->c
+                         : conv::is_winograd(a) ? winograd::packed_floats(d->c, d->k, winograd::tile_of(a))
+                                                : d->groups * gemm::padded(d->k / d->groups) * d->r * d->s * (d->c / d->groups);
   return floats * static_cast<int64_t>(sizeof(float));
 }
 
 inline tg_status conv2d_pack(const tg_conv_desc* d, const void* filter, void* packed, const tg_ctx* ctx) noexcept {
-  if (!conv::supported(*d)) return kTgUnsupported;
+  if (!conv::supported(*d, kTgConvForward)) return kTgUnsupported;
+  const tg_conv_algorithm a = conv::algorithm(*d, kTgConvForward);
   const auto* from = static_cast<const float*>(filter);
   auto* to = static_cast<float*>(packed);
-  if (conv::algorithm(*d) == kTgConvDirect) {
+  if (a == kTgConvDirect) {
     direct::pack(from, d->c, d->r, d->s, 0, 1, d->r, 0, 1, d->s, to);
+  } else if (conv::is_winograd(a)) {
+    winograd::with_tile(a, [&](auto tile) TG_LAMBDA { winograd::pack<tile>(from, d->c, d->k, false, to, ctx); });
   } else {
     conv::pack_filter(*d, from, to, ctx);
   }
@@ -258,29 +292,56 @@ inline tg_status conv2d_pack(const tg_conv_desc* d, const void* filter, void* pa
 inline int64_t conv_workspace(tg_op op, const void* desc, int32_t workers) noexcept {
   if (op == kTgOpMatmul) return matmul_workspace(static_cast<const tg_matmul_desc*>(desc));
   const tg_conv_desc& d = *static_cast<const tg_conv_desc*>(desc);
-  const bool is_direct = conv::algorithm(d) == kTgConvDirect;
+  const tg_conv_pass pass = op == kTgOpConv2dGradData ? kTgConvGradData : op == kTgOpConv2dGradFilter ? kTgConvGradFilter : kTgConvForward;
+  const tg_conv_algorithm a = conv::algorithm(d, pass);
   int64_t floats = 0;
-  if (op == kTgOpConv2dWithMoments) floats = 2 * d.k * gemm::blocks_of(d.n * d.p * d.q, gemm::kChunk);
-  if (op == kTgOpConv2dGradData) floats = d.r * d.s * d.k * (is_direct ? 1 : gemm::padded(d.c / d.groups));
-  if (op == kTgOpConv2dGradFilter && !is_direct) floats = workers * conv::kFilterPanels * gemm::kKc * gemm::kNr;
+  if (conv::is_winograd(a)) {
+    const int64_t tile = winograd::tile_of(a);
+    const winograd::Sizes sizes(pass == kTgConvForward ? winograd::forward(d) : winograd::grad_data(d), tile);
+    floats = workers * sizes.floats();
+    if (op == kTgOpConv2dWithMoments) floats += 2 * d.k * sizes.rows;
+    if (op == kTgOpConv2dGradData) floats += winograd::packed_floats(d.k, d.c, tile);
+  } else {
+    if (op == kTgOpConv2dWithMoments) floats = 2 * d.k * gemm::blocks_of(d.n * d.p * d.q, gemm::kChunk);
+    if (op == kTgOpConv2dGradData) floats = d.r * d.s * d.k * (a == kTgConvDirect ? 1 : gemm::padded(d.c / d.groups));
+    if (op == kTgOpConv2dGradFilter && a != kTgConvDirect) floats = workers * conv::kFilterPanels * gemm::kKc * gemm::kNr;
+  }
   return floats * static_cast<int64_t>(sizeof(float));
 }
 
 inline tg_status conv2d(const tg_conv_desc* desc, const tg_conv_args* args, const tg_ctx* ctx) noexcept {
   const tg_conv_desc& d = *desc;
-  if (!conv::supported(d)) return kTgUnsupported;
+  if (!conv::supported(d, kTgConvForward)) return kTgUnsupported;
+  const tg_conv_algorithm algorithm = conv::algorithm(d, kTgConvForward);
   const int64_t m = d.n * d.p * d.q;
   auto* y = static_cast<float*>(args->y);
-  conv::MomentsJob moments{y, nullptr, nullptr, static_cast<float*>(args->mean), static_cast<float*>(args->var), m, d.k};
+  auto* scratch = static_cast<float*>(ctx->workspace);
+  int64_t chunk_rows = gemm::kChunk, period = gemm::blocks_of(m, chunk_rows), last_rows = m - (period - 1) * chunk_rows, chunks = period;
+  if (conv::is_winograd(algorithm)) {  // a chunk is a row of tiles, whose last one in each image may be lower
+    const int64_t tile = winograd::tile_of(algorithm);
+    period = gemm::blocks_of(d.p, tile);
+    chunk_rows = tile * d.q;
+    last_rows = (d.p - (period - 1) * tile) * d.q;
+    chunks = d.n * period;
+  }
+  conv::MomentsJob moments{y,          nullptr, nullptr,  static_cast<float*>(args->mean), static_cast<float*>(args->var), m, d.k,
+                           chunk_rows, period,  last_rows};
   if (args->mean) {
-    moments.chunk_mean = static_cast<float*>(ctx->workspace);
-    moments.chunk_m2 = moments.chunk_mean + gemm::blocks_of(m, gemm::kChunk) * d.k;
+    moments.chunk_mean = scratch;
+    moments.chunk_m2 = scratch += chunks * d.k;
+    scratch += chunks * d.k;
   }
   const gemm::Epilogue epilogue{static_cast<const float*>(args->bias), static_cast<const float*>(args->residual),
                                 d.activation == kTgActRelu};
   const auto* x = static_cast<const float*>(args->x);
   const auto* packed = static_cast<const float*>(args->packed);
-  if (conv::algorithm(d) == kTgConvDirect) {
+  if (conv::is_winograd(algorithm)) {
+    winograd::with_tile(algorithm, [&](auto tile) TG_LAMBDA {
+      const winograd::Layer layer = winograd::forward(d);
+      winograd::Job job{layer, {layer, tile}, x, packed, y, epilogue, moments.chunk_mean, moments.chunk_m2, scratch, 0, 0, 0, 0, 0};
+      winograd::run<tile>(job, ctx);
+    });
+  } else if (algorithm == kTgConvDirect) {
     direct::Job job{conv::input_patches(d, x, d.c), packed, y, {d.p, d.q, d.k, d.p, d.q, 1, 1, 0, 0}, epilogue};
     direct::run(job, d.n, ctx);
     if (args->mean) conv::all_chunk_moments(moments, ctx);
@@ -308,10 +369,33 @@ inline tg_status conv2d(const tg_conv_desc* desc, const tg_conv_args* args, cons
 
 inline tg_status conv2d_grad_data(const tg_conv_desc* desc, const void* filter, const void* dy, void* dx, const tg_ctx* ctx) noexcept {
   const tg_conv_desc& d = *desc;
-  if (!conv::supported(d)) return kTgUnsupported;
+  if (!conv::supported(d, kTgConvGradData)) return kTgUnsupported;
   if (d.n == 0) return kTgOk;
+  const tg_conv_algorithm algorithm = conv::algorithm(d, kTgConvGradData);
   const auto* w = static_cast<const float*>(filter);
   auto* packed = static_cast<float*>(ctx->workspace);
+  if (conv::is_winograd(algorithm)) {
+    winograd::with_tile(algorithm, [&](auto tile) TG_LAMBDA {
+      const winograd::Layer layer = winograd::grad_data(d);
+      winograd::pack<tile>(w, d.c, d.k, true, packed, ctx);
+      winograd::Job job{layer,
+                        {layer, tile},
+                        static_cast<const float*>(dy),
+                        packed,
+                        static_cast<float*>(dx),
+                        {},
+                        nullptr,
+                        nullptr,
+                        packed + winograd::packed_floats(d.k, d.c, tile),
+                        0,
+                        0,
+                        0,
+                        0,
+                        0};
+      winograd::run<tile>(job, ctx);
+    });
+    return kTgOk;
+  }
   const int64_t c = d.c / d.groups, k = d.k / d.groups;
   bool gaps = false;  // input pixels that no output saw
   for (int64_t i = 0; i < gemm::least(d.stride_h, d.h); ++i)
@@ -344,7 +428,7 @@ inline tg_status conv2d_grad_data(const tg_conv_desc* desc, const void* filter, 
                             1};
       patches.merge();
       const gemm::Cells cells{d.h, d.w, d.c, h.cells, v.cells, d.stride_h, d.stride_w, i0, j0};
-      if (conv::algorithm(d) == kTgConvDirect) {
+      if (algorithm == kTgConvDirect) {
         direct::pack(w, d.c, d.r, d.s, h.first, h.step, h.count, v.first, v.step, v.count, packed);
         direct::Job job{patches, packed, static_cast<float*>(dx), cells, {}};
         direct::run(job, d.n, ctx);
@@ -371,8 +455,8 @@ inline tg_status conv2d_grad_data(const tg_conv_desc* desc, const void* filter, 
 
 inline tg_status conv2d_grad_filter(const tg_conv_desc* desc, const void* x, const void* dy, void* dfilter, const tg_ctx* ctx) noexcept {
   const tg_conv_desc& d = *desc;
-  if (!conv::supported(d)) return kTgUnsupported;
-  if (conv::algorithm(d) == kTgConvDirect) {
+  if (!conv::supported(d, kTgConvGradFilter)) return kTgUnsupported;
+  if (conv::algorithm(d, kTgConvGradFilter) == kTgConvDirect) {
     direct::grad_filter(desc, static_cast<const float*>(x), static_cast<const float*>(dy), static_cast<float*>(dfilter), ctx);
     return kTgOk;
   }

@@ -32,6 +32,7 @@ TOMOGRAD_INLINE const tg_kernels* cpu_kernels();
 #include <initializer_list>
 #include <limits>
 #include <type_traits>
+#include <utility>
 
 #include "../philox.h"
 

@@ -136,6 +136,41 @@ TEST(Plan, FoldsAndFuses) {
   EXPECT_NE(described.find("conv2d+bn+add+relu"), std::string::npos) << described;
 }
 
+TEST(Plan, WinogradIsAnOption) {
+  const auto net = filled("resnet18");
+  const tg::Plan with = tg::compile(*net, {2, 64, 64, 3}), without = tg::compile(*net, {2, 64, 64, 3}, {.winograd = false});
+  EXPECT_NE(with.describe().find("winograd"), std::string::npos) << with.describe();
+  EXPECT_EQ(without.describe().find("winograd"), std::string::npos) << without.describe();
+  EXPECT_GT(with.constant_bytes(), without.constant_bytes());
+  const tg::Tensor x = golden_picture(2, 64), a = tg::Session(with).run(x), b = tg::Session(without).run(x);
+  EXPECT_FALSE(same_bits(a, b));
+  EXPECT_LT(relative_error(a, b), 1e-5);
+  const tg::nn::EvalScope eval(*net);
+  const tg::ConvAlgorithms before = tg::conv_algorithms();
+  tg::set_conv_algorithms({.winograd = false});
+  const tg::Plan same = tg::compile(*net, {2, 64, 64, 3});  // a plan's options begin as the process's
+  const tg::Tensor eager = (*net)(x);
+  tg::set_conv_algorithms(before);
+  EXPECT_TRUE(same_bits(tg::Session(same).run(x), b));
+  EXPECT_FALSE(same_bits(eager, (*net)(x)));  // each from a packed filter of its own
+}
+
+TEST(Plan, APictureDoesNotDependOnItsCompany) {
+  const auto net = filled("resnet18");
+  const tg::Tensor x = golden_picture(16, 64);
+  const auto last = [&](const tg::Tensor& t) { return tg::slice(t, 0, t.size(0) - 1, t.size(0)); };
+  tg::Session sixteen(tg::compile(*net, {16, 64, 64, 3}));
+  EXPECT_TRUE(same_bits(last(sixteen.run(x)), sixteen.run(last(x))));  // within a plan always
+  const tg::PlanOptions invariant{.batch_invariant = true};
+  tg::Session many(tg::compile(*net, {16, 64, 64, 3}, invariant)), one(tg::compile(*net, {1, 64, 64, 3}, invariant));
+  EXPECT_TRUE(same_bits(last(many.run(x)), one.run(last(x))));
+  const tg::nn::EvalScope eval(*net);
+  tg::set_conv_algorithms({.batch_invariant = true});
+  const tg::Tensor all = (*net)(x), alone = (*net)(last(x));
+  tg::set_conv_algorithms({});
+  EXPECT_TRUE(same_bits(last(all), alone));
+}
+
 TEST(Plan, OutlivesItsNet) {
   auto net = filled("resnet20");
   net->eval();

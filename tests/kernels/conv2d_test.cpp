@@ -40,6 +40,10 @@ const std::vector<Conv> kConvs{
     {"3x3 valid", 1, 7, 9, 5, 3, 3, 3},
     {"3x3 wide", 1, 14, 14, 64, 65, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},
     {"3x3 odd", 3, 7, 7, 65, 64, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},
+    {"3x3 deep", 2, 6, 5, 300, 40, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},
+    {"3x3 tiles", 3, 10, 21, 37, 49, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},
+    {"3x3 far padding", 1, 6, 7, 20, 33, 3, 3, 1, 1, 1, 1, 4, 3, 0, 2},
+    {"3x3 one output", 2, 3, 3, 40, 40, 3, 3},
     {"3x3 big image", 1, 57, 61, 8, 16, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},
     {"3x3 stride 2", 2, 15, 13, 16, 24, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1},
     {"3x3 stride 2 even", 1, 14, 12, 33, 17, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1},
@@ -65,12 +69,13 @@ const std::vector<Conv> kConvs{
 };
 
 const std::vector<std::pair<tg_conv_algorithm, const char*>> kAlgorithms{
-    {kTgConvAuto, " auto"}, {kTgConvImplicitGemm, " implicit gemm"}, {kTgConvDirect, " direct"}, {kTgConvWinograd, " winograd"}};
+    {kTgConvAuto, " auto"},         {kTgConvImplicitGemm, " implicit gemm"}, {kTgConvDirect, " direct"},
+    {kTgConvWinograd, " winograd"}, {kTgConvWinograd2, " winograd 2"},       {kTgConvWinograd5, " winograd 5"}};
 
 /// What kind of tolerance and what may be missing, for an algorithm asked for by name.
 ConformOptions options_for(const std::string& kernel, tg_conv_algorithm algorithm) {
   ConformOptions options;
-  options.tolerance = algorithm == kTgConvWinograd || algorithm == kTgConvAuto ? "conv2d winograd" : kernel;
+  options.tolerance = algorithm >= kTgConvWinograd || algorithm == kTgConvAuto ? "conv2d winograd" : kernel;
   options.may_skip = algorithm != kTgConvAuto;
   for (const auto& [a, name] : kAlgorithms)
     if (a == algorithm && options.may_skip) options.algorithm = name;
@@ -113,16 +118,25 @@ TEST(Conv2d, Forward) {
     for (const auto& [algorithm, name] : kAlgorithms) check_forward(conv, algorithm, name, false, false, false, false);
 }
 
+bool fits_winograd(const Conv& v) {
+  return v.r == 3 && v.s == 3 && v.groups == 1 && v.stride_h * v.stride_w * v.dilation_h * v.dilation_w == 1;
+}
+
 TEST(Conv2d, Epilogues) {
-  for (const auto& conv : kConvs) {
-    check_forward(conv, kTgConvAuto, " + bias, relu", true, false, true, false);
-    check_forward(conv, kTgConvAuto, " + bias, residual, relu", true, true, true, false);
-    check_forward(conv, kTgConvAuto, " + residual", false, true, false, false);
-  }
+  for (const auto& conv : kConvs)
+    for (const auto& [algorithm, name] : kAlgorithms) {
+      if (algorithm != kTgConvAuto && !(algorithm >= kTgConvWinograd && fits_winograd(conv))) continue;
+      check_forward(conv, algorithm, " + bias, relu", true, false, true, false);
+      check_forward(conv, algorithm, " + bias, residual, relu", true, true, true, false);
+      check_forward(conv, algorithm, " + residual", false, true, false, false);
+    }
 }
 
 TEST(Conv2d, WithMoments) {
-  for (const auto& conv : kConvs) check_forward(conv, kTgConvAuto, " with moments", false, false, false, true);
+  for (const auto& conv : kConvs)
+    for (const auto& [algorithm, name] : kAlgorithms)
+      if (algorithm == kTgConvAuto || (algorithm >= kTgConvWinograd && fits_winograd(conv)))
+        check_forward(conv, algorithm, " with moments", false, false, false, true);
 }
 
 TEST(Conv2d, GradData) {
@@ -163,5 +177,28 @@ TEST(Conv2d, ChooseNeverAnswersAuto) {
       for (const auto pass : {kTgConvForward, kTgConvGradData, kTgConvGradFilter})
         EXPECT_NE(table.kernels->conv2d_choose(&d, pass), kTgConvAuto) << conv.name << " on " << table.kernels->name;
     }
+  }
+}
+
+// The rule looks at shapes alone, so it is the same on every instruction set; what it says of ResNet's layers is the README's table.
+TEST(Conv2d, ChoosesWinogradByShape) {
+  const auto layer = [](int64_t n, int64_t size, int64_t channels, int64_t stride = 1) {
+    return Conv{"", n, size, size, channels, channels, 3, 3, stride, stride, 1, 1, 1, 1, 1, 1}.describe(kTgFloat32);
+  };
+  for (const Table& table : tables_under_test()) {
+    if (!table.same_bits_as_cpu) continue;
+    const auto choose = [&](const tg_conv_desc& d, tg_conv_pass pass = kTgConvForward) { return table.kernels->conv2d_choose(&d, pass); };
+    EXPECT_EQ(choose(layer(1, 56, 64)), kTgConvWinograd) << table.kernels->name;
+    EXPECT_EQ(choose(layer(1, 28, 128)), kTgConvWinograd) << table.kernels->name;
+    EXPECT_EQ(choose(layer(1, 14, 256)), kTgConvWinograd2) << table.kernels->name;
+    EXPECT_EQ(choose(layer(1, 7, 512)), kTgConvImplicitGemm) << table.kernels->name;
+    EXPECT_EQ(choose(layer(16, 56, 64)), kTgConvWinograd) << table.kernels->name;
+    EXPECT_EQ(choose(layer(16, 28, 128)), kTgConvWinograd) << table.kernels->name;
+    EXPECT_EQ(choose(layer(16, 14, 256)), kTgConvWinograd5) << table.kernels->name;
+    EXPECT_EQ(choose(layer(16, 7, 512)), kTgConvWinograd) << table.kernels->name;
+    EXPECT_EQ(choose(layer(16, 56, 64, 2)), kTgConvImplicitGemm) << table.kernels->name;
+    EXPECT_EQ(choose(layer(16, 56, 3)), kTgConvImplicitGemm) << table.kernels->name;
+    EXPECT_EQ(choose(layer(16, 56, 64), kTgConvGradData), kTgConvWinograd) << table.kernels->name;
+    EXPECT_EQ(choose(layer(16, 56, 64), kTgConvGradFilter), kTgConvImplicitGemm) << table.kernels->name;
   }
 }

@@ -13,16 +13,18 @@
 
 namespace tomograd::inline TOMOGRAD_ABI::detail {
 
-inline Gradients conv2d_gradients(const BackwardCall& b, const tg_conv_desc& desc) {
+inline Gradients conv2d_gradients(const BackwardCall& b, tg_conv_desc desc) {
   const Tensor &x = b.call.inputs[0], &w = b.call.inputs[1], &dy = b.dy[0];
   const tg_kernels& k = dy.device().kernels();
   Tensor dx, dw, db;
   if (b.wants(0)) {
     dx = empty(x.shape(), dy.dtype(), dy.device());
+    desc.algorithm = choose_algorithm(k, desc, kTgConvGradData, conv_algorithms());
     launch_with(kTgOpConv2dGradData, b.call.op, dy, k.conv2d_grad_data, desc, w.raw(), dy.raw(), dx.raw());
   }
   if (b.wants(1)) {
     dw = empty_like(w);
+    desc.algorithm = kTgConvAuto;
     launch_with(kTgOpConv2dGradFilter, b.call.op, dy, k.conv2d_grad_filter, desc, x.raw(), dy.raw(), dw.raw());
   }
   if (b.wants(2)) db = sum(dy.view({desc.k ? dy.count() / desc.k : 0, desc.k}), {0});

@@ -35,6 +35,9 @@ namespace tomograd::inline TOMOGRAD_ABI {
 struct PlanOptions {
   bool fold_batch_norm = true;  // off: batch norm stays a step of its own (to compare)
   bool fuse = true;             // residual sums and ReLUs into convolutions
+  // See ConvAlgorithms. The choice is made once, for the largest batch: whatever batch runs, a picture gets the same bits from one plan.
+  bool winograd = conv_algorithms().winograd;
+  bool batch_invariant = conv_algorithms().batch_invariant;  // on: from plans for other batches, too
 };
 
 namespace detail {
@@ -448,7 +451,7 @@ class PlanBuilder {
   void pack(ConvStep& conv, const Tensor& w) {
     const tg_kernels& k = plan_.device.kernels();
     if (!k.conv2d || !k.conv2d_pack) no_kernel("compile", plan_.device, DType::f32);
-    if (k.conv2d_choose) conv.desc.algorithm = k.conv2d_choose(&conv.desc, kTgConvForward);
+    conv.desc.algorithm = choose_algorithm(k, conv.desc, kTgConvForward, {options_.winograd, options_.batch_invariant});
     conv.packed = std::make_shared<Storage>(k.conv2d_packed_bytes(&conv.desc), plan_.device);
     launch("compile", w, k.conv2d_pack, conv.desc, w.raw(), conv.packed->data());
   }
@@ -473,7 +476,7 @@ class Plan {
   std::int64_t arena_bytes() const noexcept { return body_->arena_bytes; }
   std::int64_t constant_bytes() const noexcept { return body_->constant_bytes; }
 
-  /// One line per step: what it is, shapes, arithmetic.
+  /// One line per step: what it is, shapes, algorithm, arithmetic.
   std::string describe() const {
     std::string text;
     for (const detail::PlanStep& s : body_->steps) {
@@ -483,7 +486,8 @@ class Plan {
       text += "-> " + body_->values[static_cast<std::size_t>(s.output)].shape.str();
       if (const auto* c = std::get_if<detail::ConvStep>(&s.work)) {
         const auto& d = c->desc;
-        text += "  " + std::to_string(d.n * d.p * d.q * d.k * d.r * d.s * (d.c / d.groups) / 1000000) + " MMAC";
+        text += std::string("  ") + detail::algorithm_name(d.algorithm) + " " +
+                std::to_string(d.n * d.p * d.q * d.k * d.r * d.s * (d.c / d.groups) / 1000000) + " MMAC";
       }
       text += '\n';
     }

@@ -7,6 +7,8 @@
 // their value changes.
 #pragma once
 
+#include <atomic>
+
 #include "launch.hpp"
 
 namespace tomograd::inline TOMOGRAD_ABI {
@@ -34,6 +36,31 @@ struct Conv2dOptions {
   Pair dilation = 1;
   std::int64_t groups = 1;
 };
+
+/// Which algorithms convolutions may use. Each rounds in its own way; none depends on the machine.
+struct ConvAlgorithms {
+  bool winograd = true;          // off: direct sums, of a third of the error, and packed filters of the filters' own size
+  bool batch_invariant = false;  // choose as for 4 pictures whatever the batch, so that a picture's result does not depend on its company
+};
+
+namespace detail {
+struct ConvAlgorithmFlags {
+  std::atomic<bool> winograd{true}, batch_invariant{false};
+};
+inline ConvAlgorithmFlags& conv_algorithm_flags() {
+  static ConvAlgorithmFlags flags;
+  return flags;
+}
+}  // namespace detail
+
+/// For all ops of this process from now on. Plans have options of their own.
+inline void set_conv_algorithms(const ConvAlgorithms& allowed) {
+  detail::conv_algorithm_flags().winograd = allowed.winograd;
+  detail::conv_algorithm_flags().batch_invariant = allowed.batch_invariant;
+}
+inline ConvAlgorithms conv_algorithms() {
+  return {detail::conv_algorithm_flags().winograd.load(), detail::conv_algorithm_flags().batch_invariant.load()};
+}
 
 /// Mean and biased variance per channel.
 struct Moments {
@@ -92,6 +119,33 @@ inline Conv2dOptions conv2d_options(const OpCall& call) {
   return {.stride = {s[0], s[1]}, .padding = {p[0], p[1], p[2], p[3]}, .dilation = {d[0], d[1]}, .groups = call.integer("groups")};
 }
 
+/// The algorithm for one pass, by the device's rule within what is allowed.
+inline tg_conv_algorithm choose_algorithm(const tg_kernels& k, tg_conv_desc desc, tg_conv_pass pass, const ConvAlgorithms& allowed) {
+  if (!k.conv2d_choose) return desc.algorithm;
+  if (allowed.batch_invariant) desc.n = 4;
+  const tg_conv_algorithm a = k.conv2d_choose(&desc, pass);
+  const bool winograd = a == kTgConvWinograd || a == kTgConvWinograd2 || a == kTgConvWinograd5;
+  return winograd && !allowed.winograd ? kTgConvImplicitGemm : a;
+}
+
+inline const char* algorithm_name(tg_conv_algorithm a) {
+  switch (a) {
+    case kTgConvAuto:
+      return "auto";
+    case kTgConvImplicitGemm:
+      return "gemm";
+    case kTgConvDirect:
+      return "direct";
+    case kTgConvWinograd:
+      return "winograd 4x4";
+    case kTgConvWinograd2:
+      return "winograd 2x2";
+    case kTgConvWinograd5:
+      return "winograd 5x5";
+  }
+  return "?";
+}
+
 /// The filter as desc's kernel wants it; kept with the filter when that is a parameter.
 inline std::shared_ptr<Storage> packed_filter(const char* op, const tg_conv_desc& desc, const Tensor& w) {
   const tg_kernels& k = w.device().kernels();
@@ -122,7 +176,7 @@ inline void run_conv2d(const char* op, tg_conv_desc desc, const Tensor& x, const
   if (dry()) return;
   const tg_kernels& k = x.device().kernels();
   if (!k.conv2d) no_kernel(op, x.device(), x.dtype());
-  if (k.conv2d_choose) desc.algorithm = k.conv2d_choose(&desc, kTgConvForward);
+  desc.algorithm = choose_algorithm(k, desc, kTgConvForward, conv_algorithms());
   const auto packed = packed_filter(op, desc, w);
   args.x = x.raw();
   args.packed = packed->data();
