@@ -133,6 +133,21 @@ TEST(Damaged, OneByteOfAPthIsNoticed) {
   EXPECT_LT(unnoticed, 100);
 }
 
+TEST(Damaged, ChecksumsOfEveryLength) {
+  Random random(8);
+  std::string bytes;
+  for (int n = 0; n < 300; ++n) {
+    std::uint32_t c = 0xFFFFFFFF;  // the definition, bit by bit
+    for (const char ch : bytes) {
+      c ^= static_cast<unsigned char>(ch);
+      for (int bit = 0; bit < 8; ++bit) c = (c >> 1) ^ (c & 1 ? 0xEDB88320u : 0u);
+    }
+    ASSERT_EQ(weights::detail::crc32(as_bytes(bytes)), ~c) << n << " bytes";
+    bytes += static_cast<char>(random.below(256));
+  }
+  EXPECT_EQ(weights::detail::crc32(as_bytes("123456789")), 0xCBF43926u);
+}
+
 TEST(Damaged, ThousandClassesIntoTwo) {
   auto thousand = make_model("resnet18", {.initialise = false}), two = make_model("resnet18", {.classes = 2, .seed = 4});
   StateDict d = state_dict(*thousand);

@@ -14,6 +14,7 @@
 #include <cstring>
 #include <functional>
 #include <map>
+#include <mutex>
 #include <set>
 #include <span>
 #include <string>
@@ -222,21 +223,35 @@ TOMOGRAD_INLINE void read_tensors(const Pickle& p, const PickledTensors& tensors
   std::vector<std::size_t> order(jobs.size());
   for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
   std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return jobs[a].at.offset < jobs[b].at.offset; });
-  std::vector<std::byte> whole;  // one storage that is not simply one tensor
-  std::uint64_t whole_at = ~std::uint64_t{0};
-  std::vector<std::pair<const ZipEntry*, std::span<const std::byte>>> unchecked;
+  // Simple ones are read straight into their tensor. The source takes one reader at a time; checksums are computed meanwhile.
+  std::vector<std::size_t> simple, others;
   for (const std::size_t i : order) {
     Job& job = jobs[i];
     const TensorRef& t = p.tensors[job.ref];
     job.tensor = empty(Shape(std::span<const std::int64_t>(t.shape)), engine_type(t.type));
     const std::uint64_t bytes = static_cast<std::uint64_t>(t.count) * t.element_size;
-    if (bytes == 0) continue;
-    if (t.contiguous && is_native(t.type) && bytes == job.at.bytes) {
-      const std::span<std::byte> into(static_cast<std::byte*>(job.tensor.raw()), static_cast<std::size_t>(bytes));
-      source.read(job.at.offset, into);
-      if (zip) unchecked.emplace_back(job.at.entry, into);
-      continue;
+    if (bytes > 0) (t.contiguous && is_native(t.type) && bytes == job.at.bytes ? simple : others).push_back(i);
+  }
+  const auto bytes_of = [&](std::size_t i) {
+    return std::span<std::byte>(static_cast<std::byte*>(jobs[i].tensor.raw()), static_cast<std::size_t>(jobs[i].tensor.bytes()));
+  };
+  const bool from_file = !source.file_name().empty();  // a program's callback is called by the thread that asked, no other
+  if (!from_file)
+    for (const std::size_t i : simple) source.read(jobs[i].at.offset, bytes_of(i));
+  std::mutex reading;
+  parallel_for(static_cast<std::int64_t>(simple.size()), [&](std::int64_t k, int) {
+    const std::size_t i = simple[static_cast<std::size_t>(k)];
+    if (from_file) {
+      std::lock_guard lock(reading);
+      source.read(jobs[i].at.offset, bytes_of(i));
     }
+    if (zip) zip->check_crc(*jobs[i].at.entry, bytes_of(i));
+  });
+  std::vector<std::byte> whole;  // one storage that is not simply one tensor
+  std::uint64_t whole_at = ~std::uint64_t{0};
+  for (const std::size_t i : others) {
+    Job& job = jobs[i];
+    const TensorRef& t = p.tensors[job.ref];
     if (whole_at != job.at.offset) {
       whole.resize(static_cast<std::size_t>(job.at.bytes));
       source.read(job.at.offset, whole);
@@ -245,10 +260,6 @@ TOMOGRAD_INLINE void read_tensors(const Pickle& p, const PickledTensors& tensors
     }
     gather(job.tensor, t.type, std::span<const std::byte>(whole).subspan(static_cast<std::size_t>(t.offset) * t.element_size), t.strides);
   }
-  parallel_for(static_cast<std::int64_t>(unchecked.size()), [&](std::int64_t i, int) {
-    const auto& [entry, bytes] = unchecked[static_cast<std::size_t>(i)];
-    zip->check_crc(*entry, bytes);
-  });
   for (std::size_t i = 0; i < job_of.size(); ++i)
     if (job_of[i] != SIZE_MAX)
       out.entries.push_back({tensors.found[i].first, jobs[job_of[i]].tensor, file_type_name(p.tensors[tensors.found[i].second].type)});

@@ -48,34 +48,51 @@ class Zip {
   std::unordered_map<std::string, std::size_t> by_name_;
 };
 
-/// CRC-32 (reflected 0xEDB88320), eight bytes a step.
+/// CRC-32 (reflected 0xEDB88320). Four interleaved lanes of eight bytes hide the tables' latency.
 TOMOGRAD_INLINE std::uint32_t crc32(std::span<const std::byte> bytes);
 
 #if TOMOGRAD_BODIES
 TOMOGRAD_INLINE std::uint32_t crc32(std::span<const std::byte> bytes) {
-  using Table = std::array<std::array<std::uint32_t, 256>, 16>;
-  static const Table table = [] {
-    Table t{};
+  constexpr std::size_t kLanes = 4, kStep = 8 * kLanes;
+  struct Tables {
+    std::array<std::uint32_t, 256> byte{};                 // what one byte leaves behind
+    std::array<std::array<std::uint32_t, 256>, 8> word{};  // byte k of a word, as it arrives at its lane's next word
+  };
+  static const Tables tables = [] {
+    Tables t;
     for (std::uint32_t i = 0; i < 256; ++i) {
       std::uint32_t c = i;
       for (int bit = 0; bit < 8; ++bit) c = (c >> 1) ^ (c & 1 ? 0xEDB88320u : 0u);
-      t[0][i] = c;
+      t.byte[i] = c;
     }
-    for (std::size_t k = 1; k < 16; ++k)
-      for (std::size_t i = 0; i < 256; ++i) t[k][i] = (t[k - 1][i] >> 8) ^ t[0][t[k - 1][i] & 255];
+    for (std::size_t k = 0; k < 8; ++k)
+      for (std::size_t i = 0; i < 256; ++i) {
+        std::uint32_t c = t.byte[i];
+        for (std::size_t zeros = kStep - 1 - k; zeros > 0; --zeros) c = (c >> 8) ^ t.byte[c & 255];
+        t.word[k][i] = c;
+      }
     return t;
   }();
   std::uint32_t c = 0xFFFFFFFF;
   const std::byte* p = bytes.data();
   std::size_t n = bytes.size();
-  for (; n >= 16; n -= 16, p += 16) {
-    const std::uint64_t a = little_endian<std::uint64_t>(p) ^ c, b = little_endian<std::uint64_t>(p + 8);
-    c = table[15][a & 255] ^ table[14][a >> 8 & 255] ^ table[13][a >> 16 & 255] ^ table[12][a >> 24 & 255] ^ table[11][a >> 32 & 255] ^
-        table[10][a >> 40 & 255] ^ table[9][a >> 48 & 255] ^ table[8][a >> 56] ^ table[7][b & 255] ^ table[6][b >> 8 & 255] ^
-        table[5][b >> 16 & 255] ^ table[4][b >> 24 & 255] ^ table[3][b >> 32 & 255] ^ table[2][b >> 40 & 255] ^ table[1][b >> 48 & 255] ^
-        table[0][b >> 56];
+  if (n >= 2 * kStep) {
+    std::uint64_t lane[kLanes] = {c};  // what goes into the lane's next word
+    const auto& t = tables.word;
+    for (; n >= 2 * kStep; n -= kStep, p += kStep)
+      for (std::size_t i = 0; i < kLanes; ++i) {
+        const std::uint64_t w = little_endian<std::uint64_t>(p + 8 * i) ^ lane[i];
+        lane[i] = t[0][w & 255] ^ t[1][w >> 8 & 255] ^ t[2][w >> 16 & 255] ^ t[3][w >> 24 & 255] ^ t[4][w >> 32 & 255] ^
+                  t[5][w >> 40 & 255] ^ t[6][w >> 48 & 255] ^ t[7][w >> 56];
+      }
+    c = 0;
+    for (std::size_t i = 0; i < kLanes; ++i, p += 8, n -= 8) {
+      std::uint64_t w = little_endian<std::uint64_t>(p) ^ lane[i] ^ c;
+      c = 0;
+      for (int k = 0; k < 8; ++k, w >>= 8) c = (c >> 8) ^ tables.byte[(c ^ w) & 255];
+    }
   }
-  for (; n; --n, ++p) c = (c >> 8) ^ table[0][(c ^ std::to_integer<std::uint32_t>(*p)) & 255];
+  for (; n; --n, ++p) c = (c >> 8) ^ tables.byte[(c ^ std::to_integer<std::uint32_t>(*p)) & 255];
   return ~c;
 }
 
