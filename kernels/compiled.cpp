@@ -14,6 +14,7 @@
 #define TOMOGRAD_BODIES 0
 #include <tomograd/image.hpp>
 #include <tomograd/weights/load.hpp>
+#include <tomograd/weights/onnx_net.hpp>
 #include <tomograd/weights/pytorch.hpp>
 #include <tomograd/weights/safetensors.hpp>
 #include <tomograd/weights/state_dict.hpp>

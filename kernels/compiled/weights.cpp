@@ -8,6 +8,16 @@
 
 #undef TOMOGRAD_BODIES
 #define TOMOGRAD_BODIES 1
+#include <tomograd/weights/layout.hpp>
+#include <tomograd/weights/types.hpp>
+
+#undef TOMOGRAD_BODIES
+#define TOMOGRAD_BODIES 0  // onnx.cpp has these
+#include <tomograd/weights/onnx_net.hpp>
+#include <tomograd/weights/onnx_resnet.hpp>
+
+#undef TOMOGRAD_BODIES
+#define TOMOGRAD_BODIES 1
 #include <tomograd/weights/inspect.hpp>
 #include <tomograd/weights/load.hpp>
 #include <tomograd/weights/pytorch.hpp>

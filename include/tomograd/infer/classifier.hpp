@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -22,6 +23,7 @@
 #include <vector>
 
 #include "../graph/plan.hpp"
+#include "../weights/onnx_net.hpp"
 #include "architecture.hpp"
 
 namespace tomograd::inline TOMOGRAD_ABI {
@@ -59,11 +61,16 @@ class Classifier {
   /// Compiles net for pictures as `preprocessing` makes them. Where that leaves the size open, a size is compiled on first use, and the
   /// kMostSizes used last are kept.
   Classifier(Model& net, Preprocessing preprocessing, std::vector<std::string> classes, std::int64_t max_batch = 1)
+      : Classifier(net, net.options().in_channels, net.options().classes, std::move(preprocessing), std::move(classes), max_batch,
+                   [&] { return net.clone(); }) {}
+  /// The same for any module (N,H,W,channels) -> (N,outputs); own gives one to keep, asked where the size is open.
+  Classifier(nn::Module& net, std::int64_t channels, std::int64_t outputs, Preprocessing preprocessing, std::vector<std::string> classes,
+             std::int64_t max_batch, const std::function<std::unique_ptr<nn::Module>()>& own)
       : body_(std::make_unique<Body>()) {
     body_->preprocessing = std::move(preprocessing);
     body_->max_batch = std::max<std::int64_t>(1, max_batch);
     body_->classes = std::move(classes);
-    body_->outputs = net.options().classes;
+    body_->outputs = outputs;
     if (body_->classes.empty())
       for (std::int64_t i = 0; i < body_->outputs; ++i) body_->classes.push_back(std::to_string(i));
     if (static_cast<std::int64_t>(body_->classes.size()) != body_->outputs)
@@ -71,11 +78,11 @@ class Classifier {
     const Preprocessing& p = body_->preprocessing;
     std::int64_t h = p.crop_height, w = p.crop_width;
     if (h == 0 && p.fit == Preprocessing::Fit::exact) h = p.resize_height, w = p.resize_width;
-    body_->channels = net.options().in_channels;
+    body_->channels = channels;
     if (h > 0 && w > 0)
       body_->plan(net, h, w);
     else
-      body_->net = net.clone();  // plans are made for the sizes that come
+      body_->net = own();  // plans are made for the sizes that come
   }
 
   const std::vector<std::string>& classes() const noexcept { return body_->classes; }
@@ -145,17 +152,18 @@ class Classifier {
 
  private:
   friend Classifier make_classifier(weights::StateDict file, const ClassifierOptions& options);
+  friend Classifier make_classifier(weights::onnx::Graph graph, const ClassifierOptions& options);
 
   struct Body {
     Preprocessing preprocessing;
     std::vector<std::string> classes;
     std::int64_t max_batch = 1, outputs = 0, channels = 3;
-    std::unique_ptr<Model> net;  // kept only where sizes are open
+    std::unique_ptr<nn::Module> net;  // kept only where sizes are open
     std::mutex mutex;
     std::vector<Plan> plans;  // the one used last is the last
     std::vector<std::unique_ptr<Session>> idle;
 
-    const Plan& plan(Model& model, std::int64_t h, std::int64_t w) {
+    const Plan& plan(nn::Module& model, std::int64_t h, std::int64_t w) {
       Plan made = compile(model, {max_batch, h, w, channels});
       if (plans.size() == kMostSizes) {
         const Shape old = plans.front().input();
@@ -226,8 +234,67 @@ inline Classifier make_classifier(weights::StateDict file, const ClassifierOptio
   return c;
 }
 
-/// Any weight file that load_weights reads; from a path, memory, or a reader callback (weights::Source).
+/// An ONNX graph as it is. What the file does not say of its pictures is assumed, and notes() say what.
+inline Classifier make_classifier(weights::onnx::Graph graph, const ClassifierOptions& options = {}) {
+  auto net = std::make_unique<OnnxNet>(graph);
+  std::vector<std::string> notes;
+  if (net->last_op() == "Softmax") {  // probabilities are made here
+    net = std::make_unique<OnnxNet>(graph, GraphOptions{.output = net->before_last()});
+    notes.push_back("the graph ends in Softmax: what goes into it is taken for the logits");
+  }
+  std::vector<std::int64_t> in = net->input();
+  if (!in.empty() && in.size() != 4)
+    fail("classifier: " + net->source() + ": its input has " + std::to_string(in.size()) +
+         " axes, a classifier of pictures takes (N,C,H,W)");
+  in.resize(4, -1);
+  const std::int64_t channels = in[3] > 0 ? in[3] : 3;
+  std::string assumed;
+  Preprocessing p;
+  if (options.preprocessing) {
+    p = *options.preprocessing;
+  } else if (image::has_preprocessing(graph.metadata)) {
+    p = image::preprocessing_from_metadata(graph.metadata);
+  } else {
+    p = in[1] == 32 && in[2] == 32 ? Preprocessing::cifar() : Preprocessing::imagenet();
+    if (in[1] > 0 && in[2] > 0) {
+      p.crop_height = in[1], p.crop_width = in[2];
+      if (p.resize_height > 0) p.resize_height = (std::max(in[1], in[2]) * 256 + 112) / 224;
+    }
+    p.channels = channels;
+    const std::string normalises = weights::onnx::normalises(graph);
+    if (!normalises.empty() || channels != 3) p.mean.clear(), p.std.clear();
+    if (normalises == "0 to 255") p.divisor = 1;
+    assumed = "preprocessing assumed, the file does not say: " + image::describe(p) +
+              (normalises.empty() ? "" : "; the graph itself normalises what lies in " + normalises);
+  }
+  std::int64_t h = p.crop_height, w = p.crop_width;
+  if (h == 0 && p.fit == Preprocessing::Fit::exact) h = p.resize_height, w = p.resize_width;
+  if (h > 0 && w > 0 && ((in[1] > 0 && in[1] != h) || (in[2] > 0 && in[2] != w)))
+    fail("classifier: " + net->source() + ": takes pictures of " + std::to_string(in[1]) + "x" + std::to_string(in[2]) +
+         ", its preprocessing makes " + std::to_string(h) + "x" + std::to_string(w));
+  if (h == 0 || w == 0) h = in[1] > 0 ? in[1] : 224, w = in[2] > 0 ? in[2] : 224;
+  const Shape out = compile(*net, {1, h, w, channels}).output();
+  std::vector<std::string> classes = options.classes;
+  const weights::Record record = weights::record_from_metadata(graph.metadata);
+  if (classes.empty()) classes = record.classes;
+  graph = {};
+  const std::string name = record.architecture.empty() ? "ONNX graph" : record.architecture + " as an ONNX graph";
+  for (const std::string& line : net->notes()) notes.push_back(line);
+  OnnxNet& module = *net;
+  Classifier c(module, channels, out.count(), p, std::move(classes), options.max_batch,
+               [&]() -> std::unique_ptr<nn::Module> { return std::move(net); });
+  c.architecture_ = name;
+  c.notes_ = std::move(notes);
+  if (!assumed.empty()) c.notes_.push_back(assumed);
+  trim_memory();
+  return c;
+}
+
+/// Any weight file that load_weights reads, or an ONNX graph (with an architecture named: the weights in it); from a path, memory, or a
+/// reader callback (weights::Source).
 inline Classifier load_classifier(const weights::Source& source, const ClassifierOptions& options = {}) {
+  if (options.architecture.empty() && weights::onnx::looks_like_onnx(source.read_text(0, std::min<std::uint64_t>(source.size(), 16))))
+    return make_classifier(weights::onnx::read_graph(source), options);
   return make_classifier(weights::read_state_dict(source), options);
 }
 inline Classifier load_classifier(const std::filesystem::path& path, const ClassifierOptions& options = {}) {

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cmath>
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -92,6 +93,9 @@ TOMOGRAD_INLINE Entry read_tensor(const Source& source);
 /// Whether the first bytes are those of an ONNX model.
 TOMOGRAD_INLINE bool looks_like_onnx(std::string_view head);
 
+/// What a graph that begins by normalising its input expects: "0 to 1" or "0 to 255"; empty where it does not.
+TOMOGRAD_INLINE std::string normalises(const Graph& graph);
+
 /// "float32" … for ONNX's numbers of element types.
 inline std::string type_name(std::int64_t type) {
   constexpr std::array<const char*, 17> kNames{"none",   "float32", "uint8",     "int8",       "uint16",  "int16",
@@ -135,7 +139,7 @@ inline FileType file_type(std::int64_t type) {
 /// Reads one model: a budget bounds how many small things a file may hold for its size, so that memory follows the file.
 class Reader {
  public:
-  explicit Reader(const Source& source) : in_(source), budget_(65536 + source.size() / 8) {}
+  explicit Reader(const Source& source) : in_(source, "ONNX file: "), budget_(65536 + source.size() / 8) {}
 
   Graph model() {
     Graph g;
@@ -522,6 +526,20 @@ class Reader {
 
 TOMOGRAD_INLINE Graph read_graph(const Source& source) { return detail::Reader(source).model(); }
 TOMOGRAD_INLINE Entry read_tensor(const Source& source) { return detail::Reader(source).tensor_file(); }
+
+TOMOGRAD_INLINE std::string normalises(const Graph& graph) {
+  if (graph.inputs.size() != 1) return {};
+  for (const Node& n : graph.nodes) {
+    if (n.inputs.size() != 2 || n.inputs[0] != graph.inputs[0].name) continue;
+    const auto it = graph.constants.find(n.inputs[1]);
+    if (it == graph.constants.end() || !it->second || it->second.dtype() != DType::f32 || it->second.count() > 16) continue;
+    double largest = 0;
+    for (const float v : it->second.to_vector<float>()) largest = std::max(largest, std::fabs(static_cast<double>(v)));
+    if (n.op == "Sub" || n.op == "Div") return largest > 2 ? "0 to 255" : "0 to 1";
+    if (n.op == "Mul" || n.op == "Add") return n.op == "Mul" && largest < 0.1 ? "0 to 255" : "0 to 1";
+  }
+  return {};
+}
 
 TOMOGRAD_INLINE bool looks_like_onnx(std::string_view head) {
   // ir_version, a small number, then producer, domain, graph, opset … in whatever order the writer likes.

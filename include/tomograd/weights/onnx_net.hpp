@@ -548,6 +548,9 @@ TOMOGRAD_INLINE void OnnxNet::unary(Frame& f, const Step& s) const {
       y = gelu(x);
     else  // x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
       y = mul(scale(x, 0.5), add_scalar(tomograd::tanh(scale(add(x, scale(mul(x, square(x)), 0.044715)), 0.7978845608028654)), 1));
+  } else if (op == "Erf") {  // gelu(u) + gelu(-u) = u erf(u / sqrt 2); the small number makes 0 of 0/0
+    const Tensor u = scale(x, 1.4142135623730951);
+    y = mul(add(gelu(u), gelu(-u)), tomograd::div(u, add_scalar(square(u), 1e-30)));
   } else {
     fail("is not known here");
   }
@@ -1047,6 +1050,7 @@ inline const std::map<std::string_view, OnnxNet::Handler>& OnnxNet::table() {
       {"Abs", &OnnxNet::unary},
       {"Neg", &OnnxNet::unary},
       {"Gelu", &OnnxNet::unary},
+      {"Erf", &OnnxNet::unary},
       {"Floor", &OnnxNet::unary},
       {"Ceil", &OnnxNet::unary},
       {"Add", &OnnxNet::binary},

@@ -13,6 +13,7 @@
 #include <cstring>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "source.hpp"
@@ -40,11 +41,13 @@ struct Field {
 /// The file, seen through one window that moves with the reading.
 class Input {
  public:
-  explicit Input(const Source& file) : source(file) {}
+  /// kind begins what is said about damage: "ONNX file: ".
+  explicit Input(const Source& file, std::string kind_of_file = {}) : source(file), kind(std::move(kind_of_file)) {}
   TOMOGRAD_INLINE std::uint8_t at(std::uint64_t offset);
   TOMOGRAD_INLINE std::string text(Range range);
 
   const Source& source;
+  const std::string kind;
 
  private:
   std::vector<std::byte> window_;
@@ -73,7 +76,7 @@ class Message {
   void floats(const Field& field, std::vector<float>& out) const {
     each(field, Wire::fixed32, [&](std::uint64_t v) { out.push_back(std::bit_cast<float>(static_cast<std::uint32_t>(v))); });
   }
-  [[noreturn]] void refuse(const std::string& what) const { in_->source.refuse(what, "download it again"); }
+  [[noreturn]] void refuse(const std::string& what) const { in_->source.refuse(in_->kind + what, "download it again"); }
   Input& input() const { return *in_; }
   int depth() const { return depth_; }
 

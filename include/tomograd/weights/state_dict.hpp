@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Copyright The tomograd authors
 //
-// One door for all weight files: looks at the first bytes, not at the name, and reads PyTorch (zip and legacy) or safetensors (one file, or
-// the index of several). What is not a weight file is refused by what it is: a web page, a git-LFS pointer, an .xz that wants unpacking,
+// One door for all weight files: looks at the first bytes, not at the name, and reads PyTorch (zip and legacy), safetensors (one file, or
+// the index of several) or ONNX (the weights of ResNets). What is not a weight file is refused by what it is: a web page, a git-LFS pointer, an .xz that wants unpacking,
 // another framework's format. Prefixes that wrappers leave in front of every key (module., _orig_mod., model.) are stripped and noted.
 #pragma once
 
@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "../core/file.hpp"
+#include "onnx_resnet.hpp"
 #include "pytorch.hpp"
 #include "safetensors.hpp"
 #include "sharded.hpp"
@@ -66,7 +67,7 @@ namespace detail {
 
 /// Refuses what is not a weight file, by its name; returns for what might be one.
 TOMOGRAD_INLINE void refuse_strangers(const Source& source, std::string_view head) {
-  const char* kFormats = "weights are read from .pth (PyTorch) and .safetensors files";
+  const char* kFormats = "weights are read from .pth (PyTorch), .safetensors and .onnx files";
   const auto starts = [&](std::string_view s) { return head.starts_with(s); };
   using namespace std::string_view_literals;
   if (head.empty()) source.refuse("is empty (0 bytes)", "download it again");
@@ -95,9 +96,6 @@ TOMOGRAD_INLINE void refuse_strangers(const Source& source, std::string_view hea
       source.refuse("is a tar archive as torch wrote it in 2016", "load and save it again with a current torch");
     source.refuse("is a tar archive", "unpack it first");
   }
-  // protobuf: ONNX begins with field 1 (ir_version, a small varint), then producer or opset; Caffe with field 1 or 2 (names, layers).
-  if (head.size() > 4 && head[0] == 8 && head[1] > 0 && head[1] < 32 && (head[2] == 0x12 || head[2] == 0x3A || head[2] == 0x42))
-    source.refuse("looks like an ONNX file, which is not read", kFormats);
 }
 
 TOMOGRAD_INLINE void strip_prefixes(StateDict& out) {
@@ -137,6 +135,8 @@ TOMOGRAD_INLINE StateDict read_state_dict(const Source& source, const ReadOption
     files.insert(files.end(), shards.begin(), shards.end());
   } else if (head.size() > 8 && head[8] == '{' && detail::little_endian<std::uint64_t>(bytes.data()) >= 2) {
     out = detail::read_safetensors(source);
+  } else if (onnx::looks_like_onnx(h)) {
+    out = onnx::resnet_state_dict(onnx::read_graph(source), source);
   } else {
     detail::refuse_strangers(source, h);
     // A bare pickle: never a weight file, but what it wants to call is worth telling.
@@ -156,7 +156,7 @@ TOMOGRAD_INLINE StateDict read_state_dict(const Source& source, const ReadOption
     std::string hex;
     for (std::size_t i = 0; i < 8; ++i)
       hex += std::string(" ") + "0123456789abcdef"[(head[i] >> 4) & 15] + "0123456789abcdef"[head[i] & 15];
-    source.refuse("is not a weight file (it begins with" + hex + ")", "weights are read from .pth (PyTorch) and .safetensors files");
+    source.refuse("is not a weight file (it begins with" + hex + ")", "weights are read from .pth (PyTorch), .safetensors and .onnx files");
   }
   out.source = source.name();
   // A checkpoint of the Learner calls its entries model.… and optimizer.…: those names are its own.
