@@ -251,7 +251,7 @@ inline void grad_filter_block(const FilterJob& job, int64_t index, float* panels
       for (int64_t i = 0; i < rows; ++i) offset[i] = (k + i) * columns;
       panel = panels;
       for (int64_t n = col0; n < col1; n += kNr, panel += kKc * kNr, ++call) {
-        TileArgs args{dfilter + n, offset, rows, least(kNr, col1 - n), m0 > 0, nullptr, bytes_at(a, 0), 0};
+        TileArgs args{dfilter + n, offset, rows, least(kNr, col1 - n), m0 > 0, nullptr, {bytes_at(a, 0), bytes_at(a, 0)}, {0, 0}};
         (call % 2 == 0 ? next_dy : next_x).of(call / 2, pixels, args);
         any_tile<true>(pixels, a, panel, args);
       }

@@ -44,8 +44,8 @@ struct TileArgs {
   int64_t rows, cols;        // what is there of the tile: <= kMr, <= kNr
   bool resume;               // continue the chains in C
   const Epilogue* epilogue;  // NULL while reduction blocks are still to come; its pointers stand at the tile's first column
-  const char* ahead;         // memory wanted next: every step prefetches ahead + step * ahead_bytes
-  int64_t ahead_bytes;
+  const char* ahead[2];      // memory wanted next: every step prefetches ahead[i] + step * ahead_bytes[i], [0] into L1, [1] into L2
+  int64_t ahead_bytes[2];
 };
 
 TG_FORCEINLINE void prefetch_near(const void* p) noexcept {
@@ -92,10 +92,12 @@ inline void tile(int64_t steps, const float* a, const float* b, const TileArgs& 
       prefetch_near(t.epilogue->residual + t.offset[i] + kNr - 1);
     }
   }
-  const char* ahead = t.ahead;
+  const char *soon = t.ahead[0], *later = t.ahead[1];
   for (int64_t s = 0; s < steps; ++s) {
-    TG_UNROLL for (int64_t line = 0; line < kNr * 4; line += 64) prefetch_near(ahead + line);
-    ahead += t.ahead_bytes;
+    prefetch_near(soon);
+    prefetch(later);
+    soon += t.ahead_bytes[0];
+    later += t.ahead_bytes[1];
     V column[kNv];
     TG_UNROLL for (int64_t v = 0; v < kNv; ++v) column[v] = V::load(b + s * kNr + v * kLanes);
     TG_UNROLL for (int64_t i = 0; i < kRows; ++i) {
@@ -268,14 +270,23 @@ struct Ahead {
   const char* start = nullptr;
   int64_t lines = 0, bytes = 0, stride = 0, calls = 1;
 
-  TG_FORCEINLINE void of(int64_t call, int64_t steps, TileArgs& args) const noexcept {
+  // Into stream 0 or 1, 64 bytes per step at most; into both (2), 128.
+  TG_FORCEINLINE void of(int64_t call, int64_t steps, TileArgs& args, int stream = 2) const noexcept {
     const int64_t all = lines * bytes, at = call * all / calls;
     if (all == 0 || steps == 0) return;
-    args.ahead = start + at / bytes * stride + at % bytes;
-    args.ahead_bytes = least(kNr * 4, blocks_of(least(blocks_of(all, calls), bytes - at % bytes), steps));
+    const char* from = start + at / bytes * stride + at % bytes;
+    const int64_t step = least(stream == 2 ? 128 : 64, blocks_of(least(blocks_of(all, calls), bytes - at % bytes), steps));
+    if (stream != 1) args.ahead[0] = from, args.ahead_bytes[0] = step;
+    if (stream != 0) args.ahead[1] = from + (stream == 2 ? 64 : 0), args.ahead_bytes[1] = step;
   }
 };
 TG_FORCEINLINE const char* bytes_at(const float* base, int64_t index) noexcept { return reinterpret_cast<const char*>(base) + index * 4; }
+
+// The next tile's rows of C or of the residual, `cols` wide, where rows are `pitch` floats apart.
+TG_FORCEINLINE Ahead next_rows(const float* from, int64_t pitch, int64_t cols, int64_t calls) noexcept {
+  if (cols == pitch) return {bytes_at(from, kMr * pitch), 1, kMr * pitch * 4, 0, calls};
+  return {bytes_at(from, kMr * pitch), kMr, cols * 4, pitch * 4, calls};
+}
 
 // What gather() will read for the tile at row m: all columns, or columns [k0, k1).
 TG_FORCEINLINE Ahead next_tile(const Patches& p, int64_t m, int64_t k0, int64_t k1, bool all, int64_t calls) noexcept {
@@ -392,18 +403,26 @@ inline void block(const Product& p, int64_t g, int64_t m0, int64_t m1, int64_t n
           for (int64_t i = rows; i < used; ++i) zero_floats(a + i * kRowStride, k1 - k0);
         }
         const Ahead ahead = kTransposed ? Ahead{} : next_tile(patches, m + kMr, k0, k1, pass == kMr, pass == kMr ? all_calls : panel_calls);
+        Ahead next_c, next_residual;  // calls take turns
+        if (last && p.cells.grid_w == 1) {
+          const int64_t at = offset[0] + n0, residual = g * p.c_batch + at;
+          if (k0 == 0) next_c = next_rows(c + at, p.cells.pitch, n1 - n0, blocks_of(panel_calls, 2));
+          if (p.epilogue.residual) next_residual = next_rows(p.epilogue.residual + residual, p.cells.pitch, n1 - n0, panel_calls / 2);
+        }
         for (int64_t n = n0; n < n1; n += kNr) {
           Epilogue epilogue = p.epilogue;
           if (epilogue.bias) epilogue.bias += g * p.bias_batch + n;
           if (epilogue.residual) epilogue.residual += g * p.c_batch + n;
-          TileArgs args{c + n, offset, rows, least(kNr, n1 - n), k0 > 0, last ? &epilogue : nullptr, bytes_at(a, 0), 0};
-          if (pass == kMr) {
-            ahead.of(k0 / most(1, kc) * panel_calls + (n - n0) / kNr, k1 - k0, args);
-          } else if (m == pass0) {  // the first rows draw the next panel of B into the cache
-            args.ahead = bytes_at(panels, n + kNr < n1 ? (n + kNr) * p.k + k0 * kNr : n0 * p.k + k1 * kNr);
-            args.ahead_bytes = kNr * 4;
+          const char* const here = bytes_at(a, 0);
+          TileArgs args{c + n, offset, rows, least(kNr, n1 - n), k0 > 0, last ? &epilogue : nullptr, {here, here}, {}};
+          const int64_t call = (n - n0) / kNr;
+          if (pass != kMr && m == pass0) {  // the first rows draw the next panel of B into the cache
+            const char* next = bytes_at(panels, n + kNr < n1 ? (n + kNr) * p.k + k0 * kNr : n0 * p.k + k1 * kNr);
+            args.ahead[0] = next, args.ahead[1] = next + 64;
+            args.ahead_bytes[0] = args.ahead_bytes[1] = kNr * 4;
           } else {
-            ahead.of((n - n0) / kNr, k1 - k0, args);
+            ahead.of(pass == kMr ? k0 / most(1, kc) * panel_calls + call : call, k1 - k0, args, 0);
+            (call % 2 == 0 ? next_c : next_residual).of(call / 2, k1 - k0, args, 1);
           }
           any_tile<kTransposed>(k1 - k0, a, panels + n * p.k + k0 * kNr, args);
         }

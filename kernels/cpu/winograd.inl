@@ -272,8 +272,9 @@ struct Soon {
   TG_FORCEINLINE bool of(int64_t call, int64_t steps, gemm::TileArgs& args) const noexcept {
     const int64_t i = call % 3, at = call / 3 * steps;
     if (at >= pieces[i]) return false;
-    args.ahead = gemm::bytes_at(start[i], at * stride[i]);
-    args.ahead_bytes = stride[i] * 4;
+    args.ahead[0] = gemm::bytes_at(start[i], at * stride[i]);
+    args.ahead[1] = args.ahead[0] + 64;
+    args.ahead_bytes[0] = args.ahead_bytes[1] = stride[i] * 4;
     return true;
   }
 };
@@ -291,7 +292,8 @@ inline void multiply(const Job& job, int64_t tiles, const float* v, const float*
     float* to = m + u / s.blocks * s.m_stride();
     const gemm::Ahead filter{gemm::bytes_at(panel, steps * kNr), 1, steps * kNr * 4, 0, groups};
     for (int64_t g = 0; g < groups; ++g, ++call) {
-      gemm::TileArgs args{to + g * kMr * kNr, offset, least(kMr, tiles - g * kMr), kNr, block > 0, nullptr, gemm::bytes_at(a, 0), 0};
+      const char* const here = gemm::bytes_at(a, 0);
+      gemm::TileArgs args{to + g * kMr * kNr, offset, least(kMr, tiles - g * kMr), kNr, block > 0, nullptr, {here, here}, {}};
       if (!soon.of(call, steps, args)) filter.of(g, steps, args);
       gemm::any_tile<false>(steps, a + g * kMr * kRowStride, panel, args);
     }
