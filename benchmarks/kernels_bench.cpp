@@ -3,8 +3,9 @@
 //
 // Convolution (forward, with moments, both gradients) and matmul of the CPU table, on the layers of ResNet at 224 x 224, batch 1 and 16.
 //   ./run bench kernels_bench --benchmark_filter='3x3.*/16'       TOMOGRAD_ISA=avx2 ./run bench kernels_bench
-// share: of the measured FMA peak of all threads together, by the wall clock. Where other programs run too, look at the CPU column: it sums
-// the threads, and includes workers that wait for work.
+// share: of the measured FMA peak of all threads together, by the wall clock, counting the multiplications of the direct sum: Winograd can
+// exceed 1. Layers that the rule gives to Winograd have a second row, "gemm", by implicit GEMM. Where other programs run too, look at the
+// CPU column: it sums the threads, and includes workers that wait for work.
 #include <benchmark/benchmark.h>
 
 #include <cstdio>
@@ -79,8 +80,9 @@ tg_conv_desc describe(const Layer& l, int64_t batch) {
 
 enum class Pass { forward, moments, grad_data, grad_filter, pack };
 
-void run_conv(benchmark::State& state, const Layer& layer, int64_t batch, Pass pass) {
-  const tg_conv_desc d = describe(layer, batch);
+void run_conv(benchmark::State& state, const Layer& layer, int64_t batch, Pass pass, tg_conv_algorithm algorithm) {
+  tg_conv_desc d = describe(layer, batch);
+  d.algorithm = algorithm;
   const tg_op op = pass == Pass::moments       ? kTgOpConv2dWithMoments
                    : pass == Pass::grad_data   ? kTgOpConv2dGradData
                    : pass == Pass::grad_filter ? kTgOpConv2dGradFilter
@@ -148,11 +150,19 @@ int main(int argc, char** argv) {
     for (const int64_t batch : {1, 16}) {
       for (const auto& [name, pass] : passes) {
         const Pass p = pass;
-        add(std::string(layer.name) + "/" + name + "/" + std::to_string(batch),
-            [&layer, batch, p](benchmark::State& state) { run_conv(state, layer, batch, p); });
+        const tg_conv_desc d = describe(layer, batch);
+        const tg_conv_algorithm best = table().conv2d_choose(&d, p == Pass::grad_data ? kTgConvGradData : kTgConvForward);
+        const bool twice = best >= kTgConvWinograd && p != Pass::grad_filter;
+        const std::string row = std::string(layer.name) + "/" + name;
+        add(row + "/" + std::to_string(batch),
+            [&layer, batch, p](benchmark::State& state) { run_conv(state, layer, batch, p, kTgConvAuto); });
+        if (twice)
+          add(row + " gemm/" + std::to_string(batch),
+              [&layer, batch, p](benchmark::State& state) { run_conv(state, layer, batch, p, kTgConvImplicitGemm); });
       }
+      add(std::string(layer.name) + "/pack/" + std::to_string(batch),
+          [&layer, batch](benchmark::State& state) { run_conv(state, layer, batch, Pass::pack, kTgConvAuto); });
     }
-    add(std::string(layer.name) + "/pack", [&layer](benchmark::State& state) { run_conv(state, layer, 1, Pass::pack); });
   }
   for (const int64_t size : {64, 256, 1024}) {
     for (const int32_t transposed : {0, 1}) {
