@@ -44,7 +44,7 @@ struct TileArgs {
   int64_t rows, cols;        // what is there of the tile: <= kMr, <= kNr
   bool resume;               // continue the chains in C
   const Epilogue* epilogue;  // NULL while reduction blocks are still to come; its pointers stand at the tile's first column
-  const char* ahead[2];      // memory wanted next: every step prefetches ahead[i] + step * ahead_bytes[i], [0] into L1, [1] into L2
+  const char* ahead[2];      // memory wanted next: every step prefetches ahead[i] + step * ahead_bytes[i]
   int64_t ahead_bytes[2];
 };
 
@@ -92,12 +92,12 @@ inline void tile(int64_t steps, const float* a, const float* b, const TileArgs& 
       prefetch_near(t.epilogue->residual + t.offset[i] + kNr - 1);
     }
   }
-  const char *soon = t.ahead[0], *later = t.ahead[1];
+  const char *soon = t.ahead[0], *also = t.ahead[1];
   for (int64_t s = 0; s < steps; ++s) {
     prefetch_near(soon);
-    prefetch(later);
+    prefetch_near(also);
     soon += t.ahead_bytes[0];
-    later += t.ahead_bytes[1];
+    also += t.ahead_bytes[1];
     V column[kNv];
     TG_UNROLL for (int64_t v = 0; v < kNv; ++v) column[v] = V::load(b + s * kNr + v * kLanes);
     TG_UNROLL for (int64_t i = 0; i < kRows; ++i) {
