@@ -74,7 +74,7 @@ int head_ct(const Options& o) {
 
   const tg::Augment augment = tg::augment::contrast();
   tg::Run run{.title = "Head CT: haemorrhage or not", .data = set, .seed = o.seed, .weights = o.weights, .weights_sha256 = loaded.sha256};
-  std::vector<std::string> problems = set.problems;
+  run.add_problems(set.problems);
   std::vector<std::filesystem::path> checkpoints;
   if (!o.unfreeze) {
     const auto bank = tg::compute_features(*net, set,
@@ -85,7 +85,7 @@ int head_ct(const Options& o) {
                                             .seed = o.seed,
                                             .on_batch = cli::on_batch(bar),
                                             .stop = interrupt.token()});
-    problems.insert(problems.end(), bank.problems.begin(), bank.problems.end());
+    run.add_problems(bank.problems);
     const auto rows_of = [&](const std::vector<std::size_t>& indices) {
       std::vector<std::int64_t> rows;
       for (std::size_t row = 0; row < bank.indices.size(); ++row)
@@ -122,8 +122,7 @@ int head_ct(const Options& o) {
                          .stop = interrupt.token()});
       tg::Fold fold{part.repeat, part.fold, part.valid.empty() ? tg::Predictions{} : learner.predict(interrupt.token()), learner.curves()};
       for (std::size_t& i : fold.valid.indices) i = part.valid[i];
-      for (const std::string& p : learner.problems())
-        if (std::find(problems.begin(), problems.end(), p) == problems.end()) problems.push_back(p);
+      run.add_problems(learner.problems());
       return fold;
     };
     const auto fresh = net->clone();
@@ -150,7 +149,6 @@ int head_ct(const Options& o) {
                             : std::string("one fifth of the slices held out")) +
                ". Near-duplicates stay together.";
   run.data.add_digests();
-  run.problems = problems;
   run.shortcuts = tg::data::shortcut_audit(set);
   run.notes = {"Patients are not known in this set: slices of one patient may lie on both sides of the split, only near-duplicates (" +
                    (pairs.empty() ? std::string("none") : pairs) + ") are kept together. Expect less on new patients.",
@@ -206,5 +204,6 @@ int main(int argc, char** argv) {
   cli::add_seed(app, o);
   cli::add_threads(app, o);
   if (const int code = cli::parse(app, argc, argv); code >= 0) return code;
-  return cli::run("head_ct", [&] { return head_ct(o); });
+  return cli::run(
+      "head_ct", [&] { return head_ct(o); }, o.unfreeze);
 }

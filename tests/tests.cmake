@@ -94,6 +94,9 @@ if(TOMOGRAD_FUZZ)
     message(FATAL_ERROR "TOMOGRAD_FUZZ needs clang: cmake --preset fuzz")
   endif()
   target_compile_options(tomograd_compiled PRIVATE -fsanitize=fuzzer-no-link)
+  # No reader calls a kernel: uninstrumented they compile in a third of the time.
+  set_source_files_properties(kernels/compiled/cpu.cpp kernels/compiled/reference.cpp kernels/compiled/simt.cpp
+                              PROPERTIES COMPILE_OPTIONS "-fno-sanitize=all")
   file(GLOB fuzz_sources CONFIGURE_DEPENDS tests/fuzz/*_fuzz.cpp)
   foreach(source IN LISTS fuzz_sources)
     cmake_path(GET source STEM name)

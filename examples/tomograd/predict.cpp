@@ -47,6 +47,9 @@ int predict(const Options& o) {
   if (names.empty() && o.tensor.empty()) tg::fail("predict: no pictures given", "paths, --list FILE, or --tensor FILE.npy");
   if (!names.empty() && !o.tensor.empty()) tg::fail("predict: pictures and --tensor at once", "one of them");
 
+  for (const std::string& file : {o.csv, o.logits})
+    if (!file.empty()) cli::check_writable(std::filesystem::absolute(file).parent_path());
+
   tg::ClassifierOptions options{.architecture = o.arch, .max_batch = o.batch};
   if (!o.classes.empty()) options.classes = read_lines(o.classes);
   const tg::Classifier model = tg::load_classifier(o.weights, options);
@@ -60,12 +63,14 @@ int predict(const Options& o) {
   const auto outputs = static_cast<std::int64_t>(model.classes().size());
   tg::Tensor logits;
   std::vector<std::string> unreadable;
+  std::vector<bool> readable(names.size());
   cli::Interrupt interrupt;
   if (!o.tensor.empty()) {
     tg::Tensor x = npy::read(o.tensor);
     if (x.dims() != 4) tg::fail(o.tensor + ": shape " + x.shape().str() + ", expected four axes");
     if (o.layout == "nchw") x = tg::nchw_to_nhwc(x);
     logits = model.logits(x, interrupt.token());
+    readable.assign(static_cast<std::size_t>(x.size(0)), true);
     for (std::int64_t i = 0; i < x.size(0); ++i) names.push_back(o.tensor + "[" + std::to_string(i) + "]");
   } else {
     const auto n = static_cast<std::int64_t>(names.size());
@@ -95,6 +100,7 @@ int predict(const Options& o) {
         const tg::Tensor y = model.logits(
             tg::concat({inputs.begin() + static_cast<std::ptrdiff_t>(i), inputs.begin() + static_cast<std::ptrdiff_t>(end)}, 0),
             interrupt.token());
+        std::fill(readable.begin() + at + static_cast<std::ptrdiff_t>(i), readable.begin() + at + static_cast<std::ptrdiff_t>(end), true);
         std::copy_n(y.data<float>(), y.count(), logits.data<float>() + (at + static_cast<std::int64_t>(i)) * outputs);
         i = end;
       }
@@ -102,6 +108,10 @@ int predict(const Options& o) {
     }
   }
   bar.clear();
+  for (std::size_t i = 0; i < names.size(); ++i)
+    for (std::int64_t c = 0; readable[i] && c < outputs; ++c)
+      if (!std::isfinite(logits.data<float>()[static_cast<std::int64_t>(i) * outputs + c]))
+        tg::fail("predict: the network's answer for " + names[i] + " is not a number", "the input or the weights hold NaN or infinity");
 
   std::vector<std::string> header{"path", "predicted"};
   for (const std::string& c : model.classes()) header.push_back("p_" + c);
@@ -109,7 +119,7 @@ int predict(const Options& o) {
   for (std::size_t i = 0; i < names.size(); ++i) {
     const float* row = logits.data<float>() + static_cast<std::int64_t>(i) * outputs;
     std::vector<std::string> cells{names[i]};
-    if (std::isnan(row[0])) {
+    if (!readable[i]) {
       std::printf("%s: unreadable\n", names[i].c_str());
       cells.resize(header.size());
     } else {
@@ -118,11 +128,7 @@ int predict(const Options& o) {
       for (const auto& [label, p] : answer.top(static_cast<std::size_t>(o.top)))
         std::printf("  %6.2f %%  %s\n", 100 * static_cast<double>(p), label.c_str());
       cells.push_back(answer.top(1)[0].first);
-      for (const float p : answer.probabilities) {
-        char text[32];
-        std::snprintf(text, sizeof text, "%.9g", static_cast<double>(p));
-        cells.push_back(text);
-      }
+      for (const float p : answer.probabilities) cells.push_back(tg::number_text(static_cast<double>(p), 9));
     }
     if (!o.csv.empty()) table.row(cells);
   }

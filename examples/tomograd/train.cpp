@@ -17,12 +17,18 @@ namespace {
 namespace tg = tomograd;
 
 struct Options : cli::Shared {
-  std::string csv, images, folders, group, label, weights, arch, augment = "ct", split = "group";
+  std::string csv, images, folders, group, label, weights, arch, augment = "ct", split = "group", positive, image_column, pattern;
   double lr = 0, valid = 0.2;
   int epochs = 10;
   std::int64_t batch = 32, size = 224, hu_offset = 0;
   bool head_only = false;
 };
+
+std::string join(const std::vector<std::string>& names) {
+  std::string all;
+  for (const std::string& n : names) all += (all.empty() ? "" : ", ") + n;
+  return all;
+}
 
 tg::data::Dataset read_data(const Options& o) {
   if (o.csv.empty() == o.folders.empty()) tg::fail("train: either --csv labels.csv --images DIR, or --folders DIR");
@@ -32,8 +38,10 @@ tg::data::Dataset read_data(const Options& o) {
     if (!o.group.empty()) set.group_by(o.group);
   } else {
     set = tg::data::csv_images(o.csv, o.images.empty() ? std::filesystem::path(o.csv).parent_path() : std::filesystem::path(o.images),
-                               {.label_column = o.label, .group_column = o.group});
+                               {.image_column = o.image_column, .label_column = o.label, .group_column = o.group, .pattern = o.pattern});
   }
+  if (!o.positive.empty() && std::find(set.classes.begin(), set.classes.end(), o.positive) == set.classes.end())
+    tg::fail("train: --positive " + o.positive + " is none of the classes", join(set.classes));
   if (set.classes.size() < 2) tg::fail("train: " + set.source + " holds one class only", "two or more are needed");
   return set;
 }
@@ -82,11 +90,12 @@ int train(const Options& o) {
     run.weights = o.weights;
     run.weights_sha256 = report.sha256;
   }
-  bar.say(std::to_string(train_set.size()) + " slices to train on, " + std::to_string(valid_set.size()) + " held out; classes " + [&] {
-    std::string all;
-    for (const auto& c : set.classes) all += (all.empty() ? "" : ", ") + c;
-    return all;
-  }());
+  bar.say(std::to_string(train_set.size()) + " slices to train on, " + std::to_string(valid_set.size()) + " held out; classes " +
+          join(set.classes));
+  if (set.classes.size() == 2) {
+    run.positive = o.positive.empty() ? set.classes[static_cast<std::size_t>(tg::positive_class(set.classes))] : o.positive;
+    bar.say("sensitivity and specificity are for \"" + run.positive + "\"" + (o.positive.empty() ? " (--positive names the other)" : ""));
+  }
   for (const std::string& p : set.problems) bar.say("  left out: " + p);
 
   const auto augment = o.augment == "none" ? tg::augment::none() : o.augment == "contrast" ? tg::augment::contrast() : tg::augment::ct();
@@ -133,8 +142,8 @@ int train(const Options& o) {
   run.seed = o.seed;
   run.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   run.peak_bytes = tg::peak_bytes();
-  run.problems = set.problems;
-  for (const std::string& p : learner.problems()) run.problems.push_back(p);
+  run.add_problems(set.problems);
+  run.add_problems(learner.problems());
   run.decode = decode;
   run.shortcuts = tg::data::shortcut_audit(run.data, decode);
   if (o.group.empty())
@@ -173,6 +182,9 @@ Command add_train(CLI::App& app) {
   app.add_option("--images", o->images, "Folder of the pictures in --csv (default: the table's folder)");
   app.add_option("--folders", o->folders, "Folder with one subfolder per class, instead of --csv");
   app.add_option("--label", o->label, "Column of the label (default: the other one of two)");
+  app.add_option("--image-column", o->image_column, "Column that names the pictures (default: image, file, path, id, …)");
+  app.add_option("--pattern", o->pattern, "Path of a picture made from columns: \"{patient:03}/{slice}.png\"");
+  app.add_option("--positive", o->positive, "Of two classes the one to be found (default: by its name)");
   app.add_option("--group", o->group, "Column whose values stay together in the split: the patient");
   app.add_option("--split", o->split, "Without --group: near-duplicates or slice")->check(CLI::IsMember({"near-duplicates", "slice"}));
   app.add_option("--valid", o->valid, "Share held out")->capture_default_str()->check(CLI::Range(0.01, 0.9));

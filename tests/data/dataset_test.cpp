@@ -113,6 +113,15 @@ TEST(Dataset, MissingPicturesAreListedNotFatal) {
   EXPECT_EQ(d.classes, (std::vector<std::string>{"a", "b"}));
 }
 
+TEST(Dataset, TheColumnOfPicturesGoesByItsName) {
+  tomograd_test::TemporaryFolder t;
+  for (const char* f : {"i/a.png", "i/b.png", "i/0.png", "i/1.png"}) put(t / f);
+  put(t / "l.csv", "patient_id,slice,image,label\n7,0,a.png,x\n7,1,b.png,y\n");
+  const auto d = data::csv_images(t / "l.csv", t / "i");
+  EXPECT_EQ(d[0].path.filename(), "a.png");
+  EXPECT_EQ(data::csv_images(t / "l.csv", t / "i", {.image_column = "slice"})[1].path.filename(), "1.png");
+}
+
 TEST(Dataset, BadTablesSayWhatToDo) {
   tomograd_test::TemporaryFolder t;
   put(t / "i/1.png"), put(t / "i/2.png"), put(t / "i/x/3.png"), put(t / "i/y/3.png");
@@ -169,16 +178,17 @@ TEST(Dataset, NumericLabelsAreOrderedByValue) {
 
 TEST(Dataset, FolderPerClass) {
   tomograd_test::TemporaryFolder t;
-  for (const char* f : {"d/normal/2.png", "d/normal/1.png", "d/bleed/p7/1.jpg", "d/bleed/readme.txt"}) put(t / f);
+  for (const char* f : {"d/beside.png", "d/normal/2.png", "d/normal/1.png", "d/bleed/p7/1.jpg", "d/bleed/readme.txt"}) put(t / f);
   fs::create_directories(t / "d/other");
   const auto d = data::folder_per_class(t / "d");
   EXPECT_EQ(d.classes, (std::vector<std::string>{"bleed", "normal"}));
   ASSERT_EQ(d.size(), 3u);
   EXPECT_EQ(d[0].cells, (std::vector<std::string>{"bleed/p7/1.jpg", "p7"}));
   EXPECT_EQ(d[1].cells, (std::vector<std::string>{"normal/1.png", ""}));
-  ASSERT_EQ(d.problems.size(), 2u);
-  EXPECT_NE(d.problems[0].find("1 in "), std::string::npos);
-  EXPECT_NE(d.problems[1].find("other"), std::string::npos);
+  ASSERT_EQ(d.problems.size(), 3u);
+  EXPECT_NE(d.problems[0].find("beside.png"), std::string::npos);
+  EXPECT_NE(d.problems[1].find("1 in "), std::string::npos);
+  EXPECT_NE(d.problems[2].find("other"), std::string::npos);
   EXPECT_SAYS(data::folder_per_class(t / "none"), "is not a folder");
   EXPECT_SAYS(data::folder_per_class(t / "d/normal"), "found no pictures in folders");
   fs::remove_all(t / "d/bleed");
@@ -366,6 +376,7 @@ TEST(NearDuplicate, RescaledCopiesAreFoundAndGroupsJoined) {
     const auto b = ids(valid);
     EXPECT_EQ(b.count("3"), b.count("12"));
     EXPECT_EQ(train.problems.size(), 1u);
+    EXPECT_TRUE(valid.problems.empty());
   }
 }
 

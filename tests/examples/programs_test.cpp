@@ -125,6 +125,8 @@ TEST_F(Programs, HeadCtOnPhantoms) {
   for (const auto& row : confusion)
     for (const auto& n : row) slices += n.get<double>();
   EXPECT_EQ(slices, kSlices - 1) << confusion;  // slices, not slices × repeats
+  EXPECT_EQ(metrics.at("unreadable").get<int>(), 2) << "7.png and the row of 99.png, each once";
+  EXPECT_EQ(metrics.at("positive").get<std::string>(), "hemorrhage");
   EXPECT_EQ(metrics.at("weights_sha256").get<std::string>(), tg::sha256_file(folder / "cifar.safetensors"));
   const std::string report = tg::read_file(folder / "out/report.html");
   for (const char* text : {"esearch use only", "7.png", "99"}) EXPECT_NE(report.find(text), std::string::npos) << text;

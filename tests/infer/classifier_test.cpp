@@ -101,8 +101,16 @@ TEST(Classifier, AnswersDoNotDependOnTheBatch) {
   tg::Tensor x = tg::empty({5, 32, 32, 3});
   tg::Random rng(3);
   for (std::int64_t i = 0; i < x.count(); ++i) x.data<float>()[i] = rng.normal();
-  const auto one = tg::load_classifier(path, {.max_batch = 1}).logits(x), four = tg::load_classifier(path, {.max_batch = 4}).logits(x);
-  EXPECT_EQ(one.to_vector<float>(), four.to_vector<float>());
+  const auto four = tg::load_classifier(path, {.max_batch = 4});
+  const auto all = four.logits(x).to_vector<float>();  // travels as 4 + 1
+  for (std::int64_t i = 0; i < 5; ++i)
+    EXPECT_EQ(four.logits(tg::slice(x, 0, i, i + 1)).to_vector<float>(),
+              std::vector<float>(all.begin() + 3 * i, all.begin() + 3 * (i + 1)));
+  // Across plans for different batches when that is asked for.
+  tg::set_conv_algorithms({.batch_invariant = true});
+  const auto a = tg::load_classifier(path, {.max_batch = 1}).logits(x), b = tg::load_classifier(path, {.max_batch = 16}).logits(x);
+  tg::set_conv_algorithms({});
+  EXPECT_EQ(a.to_vector<float>(), b.to_vector<float>());
 }
 
 TEST(Classifier, ManyPicturesAtOnceGetTheAnswersOfEachAlone) {

@@ -49,6 +49,28 @@ TEST(Tape, MayEndBeforeALaterOne) {
   }
   EXPECT_EQ(x.grad().to_vector<float>(), (std::vector<float>{5, 5, 5}));
   EXPECT_EQ(tomograd::recorder(), nullptr);
+  auto early = std::make_unique<tomograd::Tape>();
+  {
+    const tomograd::NoRecord quiet;
+    early.reset();
+    EXPECT_EQ(tomograd::recorder(), nullptr);
+  }
+  EXPECT_EQ(tomograd::recorder(), nullptr);
+}
+
+// One filter used with two numbers of groups, and a filter whose values were written over: packed anew each time.
+TEST(Conv2d, PackedFiltersFollowTheirUse) {
+  tg::Tensor w = tg::full({8, 3, 3, 4}, 0.5);
+  w.set_requires_grad(true);
+  const tg::Tensor x4 = tg::ones({1, 5, 5, 4}), x8 = tg::ones({1, 5, 5, 8});
+  const auto first = [](const tg::Tensor& y) { return y.data<float>()[0]; };
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(first(tg::conv2d(x4, w)), 18);
+    EXPECT_EQ(first(tg::conv2d(x8, w, {.groups = 2})), 18);
+  }
+  std::fill_n(w.write<float>(), w.count(), 1.f);
+  EXPECT_EQ(first(tg::conv2d(x4, w)), 36);
+  EXPECT_EQ(first(tg::conv2d(x8, w, {.groups = 2})), 36);
 }
 
 TEST(Tape, SavedValuesMustNotChange) {
@@ -56,8 +78,7 @@ TEST(Tape, SavedValuesMustNotChange) {
   {
     tg::Tape tape;
     const tg::Tensor y = tg::sum(a * b);
-    b.data<float>()[0] = 7;
-    b.bump_version();
+    b.write<float>()[0] = 7;
     EXPECT_ERROR(tape.backward(y), "changed in place");
     EXPECT_FALSE(a.grad());
   }

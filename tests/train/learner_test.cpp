@@ -200,6 +200,18 @@ TEST(Learner, RefusesForeignCheckpoints) {
   }
 }
 
+TEST(Learner, TheSameNumberMustMeanTheSameClass) {
+  Pictures p(16, 8);
+  p.valid.classes = {"bright", "dark"};
+  EXPECT_ERROR(tg::Learner(*small_net(), p.train, p.valid, options()), "dark, bright");
+  p.valid.classes.pop_back();
+  EXPECT_ERROR(tg::Learner(*small_net(), p.train, p.valid, options()), "dark, bright");
+  const auto net = small_net();
+  tg::Learner learner(*net, p.train, {}, options());
+  EXPECT_ERROR(learner.predict(p.valid), "split it");
+  EXPECT_ERROR(learner.lr_find({.steps = 1}), "two steps");
+}
+
 // A corrected table, other pictures or other weights make another run: going on would put held-out pictures into training.
 TEST(Learner, RefusesACheckpointOfOtherDataOrWeights) {
   const Pictures p(16, 8);

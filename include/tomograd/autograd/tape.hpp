@@ -8,7 +8,8 @@
 //     tape.backward(loss);                       // gradients land in the parameters; the tape is consumed
 //
 // A call is kept only when a gradient flows through it; of its tensors only the values that its backward needs, and each is let go as soon
-// as its call has been differentiated. Changing a kept value in place is noticed and throws.
+// as its call has been differentiated. A kept value that was changed in place (by an optimiser, a
+// loader, Tensor::write) is noticed and throws.
 #pragma once
 
 #include <algorithm>
@@ -70,10 +71,7 @@ class Backward {
 class Tape final : public Recorder {
  public:
   /// Starts recording on this thread. Tapes nest: the inner one records until it goes.
-  Tape() : before_(std::exchange(detail::current_recorder(), this)) {}
-  ~Tape() { stop(); }
-  Tape(const Tape&) = delete;
-  Tape& operator=(const Tape&) = delete;
+  Tape() = default;
 
   void record(OpCall call) override {
     std::vector<bool> wanted(call.inputs.size());
@@ -188,23 +186,7 @@ class Tape final : public Recorder {
     return add(a, b);
   }
 
-  void stop() {
-    if (stopped_) return;
-    stopped_ = true;
-    if (detail::current_recorder() == this) {
-      detail::current_recorder() = before_;
-      return;
-    }
-    // Another tape began after this one and still records: take this one out of the chain below it.
-    for (Tape* t = dynamic_cast<Tape*>(detail::current_recorder()); t; t = dynamic_cast<Tape*>(t->before_))
-      if (t->before_ == this) {
-        t->before_ = before_;
-        return;
-      }
-  }
-
-  Recorder* before_;
-  bool stopped_ = false, consumed_ = false;
+  bool consumed_ = false;
   std::vector<Entry> entries_;
   std::unordered_map<std::uint64_t, bool> flows_;
 };

@@ -38,7 +38,7 @@ class ThreadPool {
  public:
   using Body = void (*)(void* job, std::int64_t block, std::int32_t worker);
 
-  explicit ThreadPool(int threads) : threads_(std::max(1, threads)) {}
+  explicit ThreadPool(int threads) : threads_(std::max(1, threads)), spins_(threads <= usable_cores()) {}
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
   ~ThreadPool() {
@@ -120,7 +120,7 @@ class ThreadPool {
       }
       spin_pause();
       if (spins % 64 != 63) continue;
-      if (std::chrono::steady_clock::now() - last < std::chrono::microseconds(500)) continue;
+      if (spins_ && std::chrono::steady_clock::now() - last < std::chrono::microseconds(500)) continue;
       std::unique_lock lock(sleep_);
       sleepers_.fetch_add(1);
       wake_.wait(lock, [&] {
@@ -134,6 +134,7 @@ class ThreadPool {
   }
 
   const int threads_;
+  const bool spins_;  // more threads than cores do not wait at each other's expense
   std::vector<std::thread> workers_;
   std::mutex busy_, sleep_;
   std::condition_variable wake_;

@@ -29,6 +29,7 @@ namespace detail {
 struct Packed {
   const tg_kernels* table;  // who packed it, how, and of which value
   tg_conv_algorithm algorithm;
+  std::int64_t groups;
   std::uint64_t version;
   std::shared_ptr<Storage> bytes;
 };
@@ -81,6 +82,14 @@ class Tensor {
   const T* data() const {
     check_access(dtype_of<T>);
     return static_cast<const T*>(storage().data());
+  }
+
+  /// The elements, to be changed: the change is counted, so that a tape refuses values it had kept and packed filters are made anew.
+  /// What is written through raw() or data() goes unnoticed there, until bump_version().
+  template <class T>
+  T* write() {
+    bump_version();
+    return data<T>();
   }
 
   /// The single element of a one-element tensor, as double; waits for the device.

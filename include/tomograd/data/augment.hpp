@@ -20,6 +20,7 @@
 
 #include "../core/error.hpp"
 #include "../core/random.hpp"
+#include "../core/text.hpp"
 #include "../image/preprocess.hpp"
 
 namespace tomograd::inline TOMOGRAD_ABI {
@@ -289,12 +290,7 @@ TOMOGRAD_INLINE void Augment::apply(float* pixels, std::int64_t height, std::int
 
 TOMOGRAD_INLINE std::string Augment::describe() const {
   using Kind = augment::Step::Kind;
-  const auto number = [](double v) {
-    std::string t = std::to_string(v);
-    t.erase(t.find_last_not_of('0') + 1);
-    if (t.back() == '.') t.pop_back();
-    return t;
-  };
+  const auto number = [](double v) { return number_text(v, 6); };
   std::string text;
   for (const auto& s : steps_) {
     if (!text.empty()) text += ", ";

@@ -350,12 +350,11 @@ TOMOGRAD_INLINE Dataset csv_images(const std::filesystem::path& table, const std
   if (!options.image_column.empty()) {
     image_column = csv.column(options.image_column);
   } else if (options.pattern.empty()) {
-    for (std::size_t c = 0; c < csv.columns.size() && !image_column; ++c) {
-      const auto name = data::detail::lower(csv.columns[c]);
-      for (const char* known :
-           {"id", "image", "image_id", "imageid", "file", "filename", "file_name", "path", "picture", "slice", "slice_id"})
-        if (name == known) image_column = c;
-    }
+    // A name that can only mean a picture comes before one that may be a number, like "id" or "slice".
+    for (const char* known :
+         {"image", "file", "filename", "file_name", "path", "picture", "image_id", "imageid", "slice_id", "id", "slice"})
+      for (std::size_t c = 0; c < csv.columns.size() && !image_column; ++c)
+        if (data::detail::lower(csv.columns[c]) == known) image_column = c;
     for (std::size_t c = 0; c < csv.columns.size() && !image_column; ++c)
       if (index.find(csv.rows[0].cells[c], why)) image_column = c;
     if (!image_column)
@@ -467,10 +466,13 @@ TOMOGRAD_INLINE Dataset folder_per_class(const std::filesystem::path& folder) {
   d.source = folder.string();
   d.columns = {"file", "subfolder"};
   std::vector<fs::path> class_folders;
-  for (const auto& entry : fs::directory_iterator(folder, error))
+  std::vector<std::string> others, empty_classes, beside;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
     if (entry.is_directory(error) && !entry.path().filename().string().starts_with(".")) class_folders.push_back(entry.path());
+    if (entry.is_regular_file(error) && is_picture(entry.path())) beside.push_back(entry.path().filename().string());
+  }
   std::sort(class_folders.begin(), class_folders.end());
-  std::vector<std::string> others, empty_classes;
+  std::sort(beside.begin(), beside.end());
   for (const auto& class_folder : class_folders) {
     auto files = data::detail::files_below(class_folder);
     const std::size_t other = std::erase_if(files, [](const fs::path& p) { return !is_picture(p); });
@@ -491,6 +493,9 @@ TOMOGRAD_INLINE Dataset folder_per_class(const std::filesystem::path& folder) {
   }
   if (d.samples.empty())
     fail(folder.string() + ": found no pictures in folders below it", "expected " + folder.string() + "/<class>/<picture>.png");
+  if (!beside.empty())
+    d.problems.push_back("pictures beside the class folders belong to no class: " + data::detail::first_few(beside) + " (" +
+                         std::to_string(beside.size()) + " in all)");
   if (!others.empty()) d.problems.push_back("files that are no pictures by their ending: " + data::detail::first_few(others));
   if (!empty_classes.empty()) d.problems.push_back("folders without pictures are no classes: " + data::detail::first_few(empty_classes));
   data::detail::need_classes(d);

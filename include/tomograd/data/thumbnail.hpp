@@ -205,10 +205,7 @@ TOMOGRAD_INLINE NearDuplicates group_near_duplicates(Dataset& dataset, double th
 TOMOGRAD_INLINE std::pair<Dataset, Dataset> Dataset::split_by_near_duplicates(double fraction, std::uint64_t seed) const {
   Dataset copy = *this;
   (void)group_near_duplicates(copy);
-  auto parts = copy.split_by_group(fraction, seed);
-  for (auto* part : {&parts.first, &parts.second})
-    part->problems.assign(copy.problems.begin() + static_cast<std::ptrdiff_t>(problems.size()), copy.problems.end());
-  return parts;
+  return copy.split_by_group(fraction, seed);
 }
 
 #endif  // TOMOGRAD_BODIES

@@ -7,7 +7,8 @@
 //     auto answer = model.predict(tg::image::read("slice.png"));
 //
 // predict is const and safe from many threads: each call takes a session from a pool and gives it back. Answers do not depend on how many
-// threads call, nor on the batch a picture travels in.
+// threads call, nor on the batch a picture travels in. Classifiers with another max_batch may choose other algorithms and round otherwise;
+// ConvAlgorithms::batch_invariant forbids it.
 #pragma once
 
 #include <algorithm>

@@ -79,6 +79,7 @@ class Module {
   void clear_hooks() { hooks_.clear(); }
   /// Runs the hooks; for parents that run a child's arithmetic fused with a neighbour's.
   void ran(const Tensor& x, const Tensor& y) {
+    if (recorder() && recorder()->dry()) return;  // compiling: there are shapes, but no values
     for (const Hook& hook : hooks_) hook(*this, x, y);
   }
 
@@ -220,7 +221,8 @@ class EvalScope {
   std::vector<std::pair<Module*, bool>> before_;
 };
 
-/// Copies every parameter and buffer of one module into another of the same structure.
+/// Copies every parameter and buffer of one module into another of the same structure, which gets new tensors: make optimisers afterwards,
+/// or use copy_state_into.
 inline void copy_state(Module& from, Module& to) {
   auto a = from.state(), b = to.state();
   if (a.size() != b.size()) fail("copy_state: modules have " + std::to_string(a.size()) + " and " + std::to_string(b.size()) + " tensors");

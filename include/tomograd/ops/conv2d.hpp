@@ -161,14 +161,14 @@ inline std::shared_ptr<Storage> packed_filter(const char* op, const tg_conv_desc
   std::lock_guard lock(body.packed_mutex);
   const std::uint64_t version = w.version();
   for (Packed& p : body.packed) {
-    if (p.table != &k || p.algorithm != desc.algorithm) continue;
+    if (p.table != &k || p.algorithm != desc.algorithm || p.groups != desc.groups) continue;
     if (p.version != version) {
       p.bytes = pack(std::move(p.bytes));
       p.version = version;
     }
     return p.bytes;
   }
-  body.packed.push_back({&k, desc.algorithm, version, pack(nullptr)});
+  body.packed.push_back({&k, desc.algorithm, desc.groups, version, pack(nullptr)});
   return body.packed.back().bytes;
 }
 

@@ -37,36 +37,46 @@ struct OpCall {
   const std::vector<std::int64_t>& integers(std::string_view name) const { return std::get<std::vector<std::int64_t>>(find(name)); }
 };
 
+/// Recorders of a thread form a chain; the one that began last records. They may end in any order.
 class Recorder {
  public:
   virtual void record(OpCall call) = 0;
   /// True: ops only check and allocate, nothing is computed (a Tracer wants the shape of the work, not its result).
   virtual bool dry() const { return false; }
+  Recorder(const Recorder&) = delete;
+  Recorder& operator=(const Recorder&) = delete;
+
+  static Recorder*& current() {
+    thread_local Recorder* recorder = nullptr;
+    return recorder;
+  }
+  bool listens() const { return listens_; }
 
  protected:
-  ~Recorder() = default;
-};
-
-namespace detail {
-inline Recorder*& current_recorder() {
-  thread_local Recorder* recorder = nullptr;
-  return recorder;
-}
-}  // namespace detail
-
-/// This thread's recorder, or null.
-inline Recorder* recorder() { return detail::current_recorder(); }
-
-/// While it lives, this thread's ops are not recorded.
-class NoRecord {
- public:
-  NoRecord() : before_(std::exchange(detail::current_recorder(), nullptr)) {}
-  ~NoRecord() { detail::current_recorder() = before_; }
-  NoRecord(const NoRecord&) = delete;
-  NoRecord& operator=(const NoRecord&) = delete;
+  explicit Recorder(bool listens = true) : below_(std::exchange(current(), this)), listens_(listens) {}
+  ~Recorder() { stop(); }
+  void stop() {
+    Recorder** at = &current();
+    while (*at && *at != this) at = &(*at)->below_;
+    if (*at) *at = below_;
+  }
 
  private:
-  Recorder* before_;
+  Recorder* below_;
+  bool listens_;
+};
+
+/// This thread's recorder, or null.
+inline Recorder* recorder() {
+  Recorder* const r = Recorder::current();
+  return r && r->listens() ? r : nullptr;
+}
+
+/// While it lives, this thread's ops are not recorded.
+class NoRecord final : public Recorder {
+ public:
+  NoRecord() : Recorder(false) {}
+  void record(OpCall) override {}
 };
 
 }  // namespace tomograd::inline TOMOGRAD_ABI

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
 // Copyright The tomograd authors
 //
-// Optimisers: SGD, Adam, AdamW (PyTorch's formulas and defaults) over groups of parameters with rates of their own.
+// Optimisers: SGD (momentum, Nesterov; no dampening), Adam and AdamW by PyTorch's formulas, over groups of parameters with rates of their
+// own. Defaults are Group's for all three: momentum 0.9 and no weight decay, where PyTorch has 0 for SGD's momentum and 1e-2 for AdamW's
+// decay.
 //
 //     tg::optim::AdamW optimizer({{.parameters = net->parameters(), .lr = 1e-3}});
 //     … tape.backward(loss); optimizer.step(); optimizer.clear_gradients();
@@ -21,8 +23,8 @@ namespace tomograd::inline TOMOGRAD_ABI::optim {
 struct Group {
   std::vector<Tensor> parameters = {};
   double lr = 1e-3;
-  double weight_decay = 0;
-  double momentum = 0.9;  // SGD's momentum, Adam's beta1
+  double weight_decay = 0;  // SGD, Adam: added to the gradient; AdamW: decoupled
+  double momentum = 0.9;    // SGD's momentum, Adam's beta1
 };
 
 class Optimizer {

@@ -9,6 +9,7 @@
 
 #include <cmath>
 #include <functional>
+#include <numeric>
 #include <optional>
 #include <stop_token>
 #include <string>
@@ -66,7 +67,7 @@ inline FeatureBank compute_features(Model& net, const data::Dataset& set, const 
     const auto batches = static_cast<std::int64_t>(epoch.batches());
     for (auto& batch : epoch) {
       if (!session || session->plan().max_batch() < batch.size() || !(session->plan().input().with(0, 1) == batch.x.shape().with(0, 1)))
-        session.emplace(compile(body, batch.x.shape()));
+        session.emplace(compile(body, batch.x.shape(), {.batch_invariant = true}));
       const Tensor f = session->run(batch.x, o.stop);
       all.insert(all.end(), f.data<float>(), f.data<float>() + f.count());
       indices.insert(indices.end(), batch.indices.begin(), batch.indices.end());
@@ -138,10 +139,12 @@ inline HeadResult train_head(const FeatureBank& bank, const std::vector<std::int
             static_cast<double>(bank.clean.data<float>()[r * width + j]) - sum[static_cast<std::size_t>(j)] / static_cast<double>(n);
         square[static_cast<std::size_t>(j)] += d * d;
       }
+    // Views move features that the clean pictures leave (nearly) constant: these are not blown up.
+    const double floor = 1e-3 * std::accumulate(square.begin(), square.end(), 0.0) / static_cast<double>(n * width) + 1e-12;
     for (std::int64_t j = 0; j < width; ++j) {
       const auto k = static_cast<std::size_t>(j);
       mean.data<float>()[j] = static_cast<float>(sum[k] / static_cast<double>(n));
-      inv_std.data<float>()[j] = static_cast<float>(1 / std::sqrt(square[k] / static_cast<double>(n) + 1e-6));
+      inv_std.data<float>()[j] = static_cast<float>(1 / std::sqrt(square[k] / static_cast<double>(n) + floor));
     }
   }
   auto standardised = [&](const Tensor& x) { return (x - mean) * inv_std; };

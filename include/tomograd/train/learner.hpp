@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "../autograd/autograd.hpp"
+#include "../core/text.hpp"
 #include "../data/dataset.hpp"
 #include "../data/loader.hpp"
 #include "../graph/plan.hpp"
@@ -115,6 +116,7 @@ class Learner {
       fail("learner: " + std::to_string(train_.classes.size()) + " classes in the data, the model has " +
                std::to_string(net_.options().classes),
            "make_model(name, {.classes = " + std::to_string(train_.classes.size()) + "})");
+    check_classes(valid_);
     train_loader_.emplace(train_, options_.preprocessing,
                           data::LoaderOptions{.batch = options_.batch,
                                               .shuffle = true,
@@ -211,6 +213,9 @@ class Learner {
 
   /// Raises the rate from step to step and watches the loss (Smith 2017); weights and statistics are put back afterwards.
   LrFindResult lr_find(const LrFindOptions& o = {}) {
+    if (o.steps < 2 || !(o.from > 0 && o.from < o.to))
+      fail("lr_find: " + std::to_string(o.steps) + " steps from " + number_text(o.from) + " to " + number_text(o.to),
+           "two steps or more, from a rate above 0 to a higher one");
     const struct Restore {  // also when the search is stopped
       Model& net;
       std::unique_ptr<Model> before = net.clone();
@@ -263,6 +268,7 @@ class Learner {
     return predict(*valid_loader_, stop);
   }
   Predictions predict(const data::Dataset& set, const std::stop_token& stop = {}) {
+    check_classes(set);
     data::Loader loader(set, options_.preprocessing, plain_loader());
     return predict(loader, stop);
   }
@@ -271,6 +277,18 @@ class Learner {
   void report(const std::filesystem::path& folder, const std::stop_token& stop = {});
 
  private:
+  /// Labels are numbers: the same number must mean the same class on both sides.
+  void check_classes(const data::Dataset& set) const {
+    if (set.empty() || set.classes == train_.classes) return;
+    const auto list = [](const std::vector<std::string>& names) {
+      std::string text;
+      for (const std::string& n : names) text += (text.empty() ? "" : ", ") + n;
+      return text;
+    };
+    fail("learner: trained on the classes " + list(train_.classes) + ", but " + set.source + " has " + list(set.classes),
+         "read both as one dataset and split it, or give both the same .classes");
+  }
+
   data::LoaderOptions plain_loader() const { return {.batch = options_.batch, .workers = options_.workers, .decode = options_.decode}; }
 
   std::vector<optim::Group> groups(const FitOptions& o) {
@@ -317,7 +335,7 @@ class Learner {
     std::int64_t b = 0;
     for (auto& batch : epoch) {
       if (!session || session->plan().max_batch() < batch.size() || !(session->plan().input().with(0, 1) == batch.x.shape().with(0, 1)))
-        session.emplace(compile(net_, batch.x.shape()));
+        session.emplace(compile(net_, batch.x.shape(), {.batch_invariant = true}));  // results do not depend on .batch
       append(p, session->run(batch.x, stop), batch);
       tell({"validation", 0, 1, ++b, batches, p.losses.back()});
     }
@@ -337,21 +355,20 @@ class Learner {
 
   static std::map<std::string, std::string> checkpoint_info(const std::string& key, int done, const std::vector<EpochResult>& curves) {
     std::string text;
-    char line[200];
     for (const EpochResult& r : curves) {
-      std::snprintf(line, sizeof line, "%d %.17g %.17g %.17g %.17g %.17g\n", r.epoch, r.lr, r.train_loss, r.valid_loss, r.valid_accuracy,
-                    r.seconds);
-      text += line;
+      text += std::to_string(r.epoch);
+      for (const double v : {r.lr, r.train_loss, r.valid_loss, r.valid_accuracy, r.seconds}) text += " " + number_text(v);
+      text += "\n";
     }
     return {{"epochs_done", std::to_string(done)}, {"curves", text}, {"run", key}};
   }
   /// What must agree for a resumed run to be the same run: options, pictures with labels and groups on both sides of the split, what is
   /// trained, and where the weights came from.
   std::string run_key(const FitOptions& o) const {
-    char text[256];
-    std::snprintf(text, sizeof text, "%s, %d epochs, lr %.17g, body %.17g, decay %.17g, cycle %d, batch %lld, seed %llu, %zu pictures",
-                  net_.name().c_str(), o.epochs, o.lr, o.body_lr, o.weight_decay, o.one_cycle, static_cast<long long>(options_.batch),
-                  static_cast<unsigned long long>(options_.seed), train_.size());
+    std::string text = net_.name() + ", " + std::to_string(o.epochs) + " epochs, lr " + number_text(o.lr) + ", body " +
+                       number_text(o.body_lr) + ", decay " + number_text(o.weight_decay) + ", cycle " + std::to_string(o.one_cycle) +
+                       ", batch " + std::to_string(options_.batch) + ", seed " + std::to_string(options_.seed) + ", " +
+                       std::to_string(train_.size()) + " pictures";
     Sha256 digest;
     auto add = [&](const std::string& part) { digest.update(part.c_str(), part.size() + 1); };
     for (const data::Dataset* set : {&train_, &valid_}) {
@@ -361,13 +378,12 @@ class Learner {
     }
     add(options_.augment.describe());
     for (const auto& [key, value] : image::to_metadata(options_.preprocessing)) add(key), add(value);
-    std::snprintf(text + std::strlen(text), 64, ", smoothing %.9g, ignore %lld", options_.loss.label_smoothing,
-                  static_cast<long long>(options_.loss.ignore_index));
+    text += ", smoothing " + number_text(options_.loss.label_smoothing) + ", ignore " + std::to_string(options_.loss.ignore_index);
     if (options_.loss.class_weights)
       digest.update(options_.loss.class_weights.raw(), static_cast<std::size_t>(options_.loss.class_weights.bytes()));
     for (const nn::Named& n : net_.state()) add(n.name + (n.tensor->requires_grad() ? " trained" : ""));
     add(o.origin);
-    return std::string(text) + ", digest " + digest.hex().substr(0, 16);
+    return text + ", digest " + digest.hex().substr(0, 16);
   }
   int resume(const FitOptions& o, const std::string& expected, optim::Optimizer& optimizer, std::vector<EpochResult>& curves) {
     using Info = std::map<std::string, std::string>;
@@ -383,12 +399,14 @@ class Learner {
     });
     const auto get = [&](const char* key) { return entry(info, key); };
     curves.clear();
-    const std::string text = get("curves");
-    for (std::size_t at = 0; at < text.size(); at = text.find('\n', at) + 1) {
+    const std::string all = get("curves");
+    for (std::string_view text = all; !text.empty(); text.remove_prefix(text.starts_with('\n'))) {
       EpochResult r;
-      if (std::sscanf(text.c_str() + at, "%d %lg %lg %lg %lg %lg", &r.epoch, &r.lr, &r.train_loss, &r.valid_loss, &r.valid_accuracy,
-                      &r.seconds) != 6)
-        fail("learner: checkpoint " + o.checkpoint.string() + " has unreadable curves");
+      double epoch = 0;
+      bool good = take_number(text, epoch);
+      for (double* v : {&r.lr, &r.train_loss, &r.valid_loss, &r.valid_accuracy, &r.seconds}) good = good && take_number(text, *v);
+      if (!good) fail("learner: checkpoint " + o.checkpoint.string() + " has unreadable curves");
+      r.epoch = static_cast<int>(epoch);
       curves.push_back(r);
     }
     return std::stoi(get("epochs_done"));

@@ -108,9 +108,11 @@ class Confusion {
   Interval ppv(int positive = 1, double level = 0.95) const { return precision(positive, level); }
   /// Of the cases that are not c, the share not called c.
   Interval specificity(int positive = 1, double level = 0.95) const {
-    return wilson(true_negatives(positive), total() - row(positive), level);
+    return wilson(true_negatives(positive), sum_where([=](int t, int) { return t != positive; }), level);
   }
-  Interval npv(int positive = 1, double level = 0.95) const { return wilson(true_negatives(positive), total() - column(positive), level); }
+  Interval npv(int positive = 1, double level = 0.95) const {
+    return wilson(true_negatives(positive), sum_where([=](int, int p) { return p != positive; }), level);
+  }
   /// Mean recall of the classes that occur; limits combine theirs (Zou & Donner's MOVER: value - √Σ(r-l)²/K).
   TOMOGRAD_INLINE Interval balanced_accuracy(double level = 0.95) const;
 
@@ -120,7 +122,18 @@ class Confusion {
     for (int c = 0; c < classes_; ++c) sum += at(c, c);
     return sum;
   }
-  double true_negatives(int positive) const { return total() - row(positive) - column(positive) + at(positive, positive); }
+  double true_negatives(int positive) const {
+    return sum_where([=](int t, int p) { return t != positive && p != positive; });
+  }
+  /// Counts that are means over repeats are no whole numbers: sums of cells, since a difference of sums may fall a hair below zero.
+  template <class Which>
+  double sum_where(Which which) const {
+    double sum = 0;
+    for (int t = 0; t < classes_; ++t)
+      for (int p = 0; p < classes_; ++p)
+        if (which(t, p)) sum += at(t, p);
+    return sum;
+  }
   TOMOGRAD_INLINE std::size_t index(int truth, int predicted) const;
   int classes_ = 0;
   std::vector<double> counts_;

@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "../core/text.hpp"
 #include "../data/audit.hpp"
 #include "../data/csv.hpp"
 #include "../image/png.hpp"
@@ -45,14 +46,24 @@ struct Run {
   std::vector<data::Shortcut> shortcuts = {};  // of data::shortcut_audit, or none
   std::vector<std::string> notes = {};         // limits and assumptions for the report
   std::vector<std::string> problems = {};      // pictures that were left out
+  std::string positive = {};                   // of two classes the one to be found; "": see positive_class
   data::Decoder decode = data::decode_picture;
+
+  /// Each sentence once: several passes over the data meet the same broken picture.
+  void add_problems(const std::vector<std::string>& more) {
+    for (const std::string& p : more)
+      if (std::find(problems.begin(), problems.end(), p) == problems.end()) problems.push_back(p);
+  }
 };
 
-/// Metrics of a Run. With two classes, class 1 is the positive one; with more, sensitivity and specificity are undefined and `recall`
-/// and `class_auc` say more.
+/// Which of two classes is the finding, by their names: not the one called "normal", "no …", "negative", "0" and the like; else the second.
+TOMOGRAD_INLINE int positive_class(const std::vector<std::string>& classes);
+
+/// Metrics of a Run. Sensitivity and specificity are those of class `positive` of two; with more classes they are undefined, the AUC is the
+/// mean of the classes' AUCs against the rest, and `recall` and `class_auc` say more.
 struct RunMetrics {
   std::int64_t slices = 0, groups = 0;
-  int repeats = 0;
+  int repeats = 0, positive = 1;
   metrics::Interval accuracy, balanced_accuracy, auc, sensitivity, specificity;
   metrics::Interval accuracy_by_group, auc_by_group;  // group bootstrap of the first repeat; undefined where every slice is its own group
   std::vector<metrics::Interval> recall, class_auc;
@@ -65,6 +76,17 @@ TOMOGRAD_INLINE RunMetrics evaluate(const Run& run);
 TOMOGRAD_INLINE RunMetrics write_run(const std::filesystem::path& folder, const Run& run);
 
 #if TOMOGRAD_BODIES
+TOMOGRAD_INLINE int positive_class(const std::vector<std::string>& classes) {
+  const auto is_negative = [](std::string name) {
+    for (char& c : name) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c == '_' || c == '-' ? ' ' : c);
+    for (const char* known :
+         {"0", "no", "none", "normal", "negative", "neg", "healthy", "control", "controls", "absent", "false", "benign"})
+      if (name == known) return true;
+    return name.starts_with("no ") || name.starts_with("non ") || name.starts_with("not ") || name.starts_with("without ");
+  };
+  return classes.size() == 2 && is_negative(classes[1]) && !is_negative(classes[0]) ? 0 : 1;
+}
+
 namespace detail {
 
 /// Rows of one repeat, by sample.
@@ -103,7 +125,8 @@ inline std::string metrics_json(const Run& run, const RunMetrics& m) {
   j += "  \"accuracy\": " + interval_json(m.accuracy) + ",\n  \"balanced_accuracy\": " + interval_json(m.balanced_accuracy) + ",\n";
   j += "  \"auc\": " + interval_json(m.auc) + ",\n  \"sensitivity\": " + interval_json(m.sensitivity) + ",\n";
   j += "  \"specificity\": " + interval_json(m.specificity) + ",\n";
-  if (m.accuracy_by_group.defined())
+  if (run.data.classes.size() == 2) j += "  \"positive\": " + json_quote(run.data.classes[static_cast<std::size_t>(m.positive)]) + ",\n";
+  if (m.accuracy_by_group.defined())  // of the first repeat
     j += "  \"accuracy_by_group\": " + interval_json(m.accuracy_by_group) + ",\n  \"auc_by_group\": " + interval_json(m.auc_by_group) +
          ",\n";
   j += "  \"classes\": [";
@@ -148,11 +171,8 @@ inline void write_predictions(const std::filesystem::path& path, const Run& run)
   for (const Fold& f : run.folds)
     for (std::size_t i = 0; i < f.valid.size(); ++i) {
       auto cells = row(f.valid.indices[i], std::to_string(f.fold), "valid");
-      for (std::size_t c = 0; c < run.data.classes.size(); ++c) {
-        char text[32];
-        std::snprintf(text, sizeof text, "%.9g", f.valid.probability(i, static_cast<std::int64_t>(c)));
-        cells.push_back(text);
-      }
+      for (std::size_t c = 0; c < run.data.classes.size(); ++c)
+        cells.push_back(number_text(f.valid.probability(i, static_cast<std::int64_t>(c)), 9));
       cells.push_back(std::to_string(f.repeat));
       table.row(cells);
     }
@@ -164,11 +184,7 @@ inline void write_curves(const std::filesystem::path& path, const Run& run) {
   for (const Fold& f : run.folds)
     for (const EpochResult& r : f.curves) {
       std::vector<std::string> cells{std::to_string(f.repeat), std::to_string(f.fold), std::to_string(r.epoch + 1)};
-      for (const double v : {r.lr, r.train_loss, r.valid_loss, r.valid_accuracy}) {
-        char text[32];
-        std::snprintf(text, sizeof text, "%.9g", v);
-        cells.push_back(text);
-      }
+      for (const double v : {r.lr, r.train_loss, r.valid_loss, r.valid_accuracy}) cells.push_back(number_text(v, 9));
       table.row(cells);
     }
   table.save(path);
@@ -177,19 +193,21 @@ inline void write_curves(const std::filesystem::path& path, const Run& run) {
 inline report::Key metric_key(const char* name, const metrics::Interval& i, const std::string& note, bool percent) {
   if (!i.defined()) return {name, "–", "", "not defined for these data"};
   auto text = [&](double v) { return report::fixed(percent ? 100 * v : v, percent ? 1 : 3); };
-  return {name, text(i.value) + (percent ? " %" : ""), text(i.low) + "–" + text(i.high), note};
+  const bool limits = std::isfinite(i.low) && std::isfinite(i.high);
+  return {name, text(i.value) + (percent ? " %" : ""), limits ? text(i.low) + "–" + text(i.high) : "", note};
 }
 
 inline std::string run_html(const Run& run, const RunMetrics& m) {
   report::HtmlReport html(run.title, run.method);
   const bool binary = run.data.classes.size() == 2;
+  const std::string finding = binary ? run.data.classes[static_cast<std::size_t>(m.positive)] : "";
   const std::string n = std::to_string(m.slices) + " slices" + (m.repeats > 1 ? ", mean of " + std::to_string(m.repeats) + " repeats" : "");
   html.section("Result");
   std::vector<report::Key> keys{metric_key("Accuracy", m.accuracy, n, true),
-                                metric_key("AUC", m.auc, binary ? "DeLong" : "mean of one against the rest", false)};
+                                metric_key("AUC", m.auc, binary ? "DeLong" : "mean of one against the rest; bootstrap", false)};
   if (binary) {
-    keys.push_back(metric_key("Sensitivity", m.sensitivity, "of " + run.data.classes[1], true));
-    keys.push_back(metric_key("Specificity", m.specificity, "of " + run.data.classes[1], true));
+    keys.push_back(metric_key("Sensitivity", m.sensitivity, "for " + finding, true));
+    keys.push_back(metric_key("Specificity", m.specificity, "for " + finding, true));
   } else {
     keys.push_back(metric_key("Balanced accuracy", m.balanced_accuracy, "mean recall", true));
   }
@@ -232,7 +250,8 @@ inline std::string run_html(const Run& run, const RunMetrics& m) {
   figures.emplace_back(report::confusion_plot(matrix, run.data.classes), m.repeats > 1 ? "counts are means over repeats" : "");
   const auto rows = rows_of(run, 0);
   std::vector<report::Series> rocs;
-  for (std::size_t c = binary ? 1 : 0; c < run.data.classes.size(); ++c) {
+  for (std::size_t c = 0; c < run.data.classes.size(); ++c) {
+    if (binary && static_cast<int>(c) != m.positive) continue;
     std::vector<double> scores;
     std::vector<int> labels;
     for (const auto& [index, at] : rows) {
@@ -354,16 +373,38 @@ TOMOGRAD_INLINE RunMetrics evaluate(const Run& run) {
     m.class_auc.push_back(metrics::mean_auc(scores[static_cast<std::size_t>(c)], is_c).interval);
     auc_sum += m.class_auc.back().value;
   }
+  m.positive = positive_class(run.data.classes);
+  if (!run.positive.empty()) {
+    const auto at = std::find(run.data.classes.begin(), run.data.classes.end(), run.positive);
+    if (at == run.data.classes.end()) fail("evaluate: the positive class \"" + run.positive + "\" is none of the classes");
+    m.positive = static_cast<int>(at - run.data.classes.begin());
+  }
   if (classes == 2) {
-    m.auc = m.class_auc[1];
-    m.sensitivity = m.confusion.sensitivity(1);
-    m.specificity = m.confusion.specificity(1);
-  } else {
-    m.auc.value = auc_sum / classes;  // no interval is known for the mean of dependent AUCs; the classes' own have theirs
+    m.auc = m.class_auc[static_cast<std::size_t>(m.positive)];
+    m.sensitivity = m.confusion.sensitivity(m.positive);
+    m.specificity = m.confusion.specificity(m.positive);
+  } else {  // the AUCs depend on each other: the bootstrap takes them together
+    const auto mean_of_drawn = [&](std::span<const std::size_t> drawn) {
+      double sum = 0;
+      std::vector<double> s(drawn.size());
+      std::vector<int> is(drawn.size());
+      for (int c = 0; c < classes; ++c) {
+        for (std::size_t i = 0; i < drawn.size(); ++i)
+          s[i] = scores[static_cast<std::size_t>(c)][0][drawn[i]], is[i] = labels[drawn[i]] == c;
+        sum += metrics::auc(s, is).interval.value;
+      }
+      return sum / classes;
+    };
+    m.auc = metrics::group_bootstrap(groups, mean_of_drawn, {.replicates = m.slices > 5000 ? 200 : 1000});
+    m.auc.value = auc_sum / classes;
   }
   if (m.groups < m.slices && m.groups > 1) {
     m.accuracy_by_group = metrics::accuracy_group_bootstrap(labels, first_predicted, groups);
-    if (classes == 2) m.auc_by_group = metrics::auc_group_bootstrap(scores[1][0], labels, groups);
+    if (classes == 2) {
+      std::vector<int> is_positive;
+      for (const int l : labels) is_positive.push_back(l == m.positive);
+      m.auc_by_group = metrics::auc_group_bootstrap(scores[static_cast<std::size_t>(m.positive)][0], is_positive, groups);
+    }
   }
   return m;
 }
@@ -395,8 +436,8 @@ inline void Learner::report(const std::filesystem::path& folder, const std::stop
   run.seed = options_.seed;
   for (const EpochResult& r : curves_) run.seconds += r.seconds;
   run.peak_bytes = peak_bytes();
-  run.problems = train_.problems;
-  for (const std::string& p : problems()) run.problems.push_back(p);
+  run.add_problems(train_.problems);
+  run.add_problems(problems());
   run.decode = options_.decode;
   write_run(folder, run);
 }
