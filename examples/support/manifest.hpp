@@ -27,6 +27,12 @@ struct Published {
   std::string of = {}, architecture = {}, licence = {};
   std::int64_t classes = 0;
   tg::Preprocessing preprocessing = {};
+
+  /// "resnet50, shorter side 232 …; BSD-3-Clause"
+  std::string describe() const {
+    return (architecture.empty() ? "" : architecture + ", ") + tg::image::describe(preprocessing) +
+           (licence.empty() ? "" : "; licence: " + licence);
+  }
 };
 
 /// The given file, or the program's own list.

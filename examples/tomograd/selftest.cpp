@@ -27,10 +27,10 @@ int selftest(const std::string& path) {
     std::printf("selftest passed: %s, %s, %lld inputs: the same bits (%.16s…)\n", net->name().c_str(), tg::cpu().name().c_str(),
                 static_cast<long long>(want.inputs), got.logits_sha256.c_str());
   else
-    std::printf(
-        "selftest FAILED: %s, %s: other bits than the file promises, logits differ by %.3g or more: weights, build or machine are "
-        "damaged\n",
-        net->name().c_str(), tg::cpu().name().c_str(), tg::largest_difference(got, want));
+    std::printf("selftest FAILED: %s, %s: other bits than the file promises, logits differ by %.3g or more: %s\n", net->name().c_str(),
+                tg::cpu().name().c_str(), tg::largest_difference(got, want),
+                got.engine == want.engine ? "weights, build or machine are damaged"
+                                          : ("the promise is of " + want.engine + ", this is " + got.engine).c_str());
   return same ? 0 : 1;
 }
 

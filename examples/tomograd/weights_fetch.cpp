@@ -139,9 +139,7 @@ int fetch(const Options& o) {
   }
   fs::rename(part, path, error);
   if (error) tg::fail("fetch: cannot rename " + part.string() + " to " + path.string() + " (" + error.message() + ")");
-  bar.say(p.name + ": SHA-256 " + p.sha256.substr(0, 8) + "… as published; " + p.architecture + ", " +
-          tg::image::describe(p.preprocessing));
-  bar.say("licence: " + p.licence);
+  bar.say(p.name + ": SHA-256 " + p.sha256.substr(0, 8) + "… as published; " + p.describe());
   std::printf("%s\n", path.string().c_str());
   return 0;
 }

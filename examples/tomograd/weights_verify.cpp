@@ -193,7 +193,8 @@ int verify(const Options& o) {
     }
     const tg::Tensor x = batch.size() == 1 ? batch[0] : tg::concat(batch, 0);
     auto& session = sessions[{x.size(1), x.size(2)}];
-    if (!session) session = std::make_unique<tg::Session>(tg::compile(*net, {o.batch, x.size(1), x.size(2), x.size(3)}));
+    if (!session)
+      session = std::make_unique<tg::Session>(tg::compile(*net, {o.batch, x.size(1), x.size(2), x.size(3)}, {.batch_invariant = true}));
     float* const rows = logits.data<float>() + at * classes;
     session->run(x.data<float>(), x.size(0), rows, interrupt.token());
     if (at < o.layers) {

@@ -2,8 +2,9 @@
 // Copyright The tomograd authors
 //
 // Installation qualification: does this machine compute the same bits as the one that made the weight file? The file carries the definition
-// of two small inputs (shape and seed; the numbers are Philox draws, exact in float32) and the SHA-256 of their logits. The engine promises
-// equal bits on any instruction set and thread count, so any difference means other weights, a broken build or a broken machine.
+// of two small inputs (shape and seed; the numbers are Philox draws, exact in float32) and the SHA-256 of their logits. One version of the
+// engine promises equal bits on any instruction set and thread count, so any difference means other weights, a broken build or a broken
+// machine; another version may sum in another order.
 #pragma once
 
 #include <algorithm>
@@ -63,6 +64,7 @@ inline Tensor planned_logits(Model& net, const Tensor& x) {
 struct SelfTest {
   std::int64_t inputs = 2;
   std::uint64_t seed = 1;
+  std::string engine = "tomograd " TOMOGRAD_VERSION;
   std::string logits_sha256 = {};        // of the float32 logits, little-endian
   std::vector<float> first_logits = {};  // the first eight of each input, to say how far off a wrong answer is
 };
@@ -89,6 +91,7 @@ inline std::map<std::string, std::string> to_metadata(const SelfTest& t) {
   }
   return {{"selftest.inputs", std::to_string(t.inputs)},
           {"selftest.seed", std::to_string(t.seed)},
+          {"selftest.engine", t.engine},
           {"selftest.logits_sha256", t.logits_sha256},
           {"selftest.first_logits", first}};
 }
@@ -108,6 +111,9 @@ inline SelfTest selftest_from_metadata(const std::map<std::string, std::string>&
   };
   SelfTest t{.inputs = number(text("inputs"), "inputs", std::int64_t{}), .seed = number(text("seed"), "seed", std::uint64_t{})};
   if (t.inputs < 1 || t.inputs > 16) fail("selftest.inputs: " + std::to_string(t.inputs) + " inputs, expected 1 to 16");
+  t.engine = text("engine");
+  if (t.engine.size() > 60 || std::any_of(t.engine.begin(), t.engine.end(), [](char c) { return c < 32 || c > 126; }))
+    fail("selftest.engine is no name of a program");
   t.logits_sha256 = text("logits_sha256");
   if (t.logits_sha256.size() != 64) fail("selftest.logits_sha256 is no SHA-256");
   std::string rest = text("first_logits");
