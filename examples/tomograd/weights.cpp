@@ -5,6 +5,7 @@
 // weights_fetch.cpp for the others.
 #include <tomograd/image.hpp>
 #include <tomograd/infer.hpp>
+#include <tomograd/infer/onnx_write.hpp>
 #include <tomograd/infer/selftest.hpp>
 #include <tomograd/weights/inspect.hpp>
 #include <tomograd/weights/pytorch_write.hpp>
@@ -213,9 +214,10 @@ int convert(const Options& o) {
   std::string ending = out.extension().string();
   for (char& c : ending)
     if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
-  const bool torch = ending == ".pth" || ending == ".pt";
-  if (!torch && ending != ".safetensors")
-    tg::fail("convert: " + o.to + ": the format is chosen by the ending", ".safetensors, .pth or .pt");
+  const bool torch = ending == ".pth" || ending == ".pt", onnx = ending == ".onnx";
+  if (!torch && !onnx && ending != ".safetensors")
+    tg::fail("convert: " + o.to + ": the format is chosen by the ending", ".safetensors, .pth, .pt or .onnx");
+  if (onnx && !o.dtype.empty() && o.dtype != "f32") tg::fail("convert: " + o.to + ": ONNX files are written in float32", "without --dtype");
   StateDict file = tg::weights::read_state_dict(std::filesystem::path(o.in), {.root = o.root, .digest = tg::weights::Digest::always});
   cli::Bar bar;
 
@@ -252,7 +254,15 @@ int convert(const Options& o) {
     as_stored.entries = tg::weights::rounded(file.entries, store);
     metadata.merge(tg::to_metadata(tg::run_selftest(*tg::model_of(as_stored))));
   }
-  if (torch)
+  if (onnx) {
+    if (!id.architecture) tg::fail("convert: a graph is written for networks that are known: " + id.why_not);
+    std::erase_if(file.entries, [](const auto& e) { return e.name.ends_with("num_batches_tracked"); });
+    metadata.erase("format");
+    const auto net = tg::model_of(file);
+    tg::OnnxOptions options{.metadata = metadata};
+    if (tg::image::has_preprocessing(metadata)) options.preprocessing = tg::image::preprocessing_from_metadata(metadata);
+    tg::save_onnx(*net, out, options);
+  } else if (torch)
     tg::weights::write_pytorch(out, file.entries, metadata, store);
   else
     tg::weights::write_safetensors(out, file.entries, metadata, store);

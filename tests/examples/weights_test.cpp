@@ -137,6 +137,19 @@ TEST_F(Weights, ConvertThereAndBackIsBitExact) {
   EXPECT_EQ(inspect("model.safetensors.index.json").at("container"), "safetensors, 2 shards");
 }
 
+TEST_F(Weights, ConvertsToOnnxAndBack) {
+  Outcome o = run("weights convert net.safetensors net.onnx");
+  ASSERT_EQ(o.code, 0) << o;
+  EXPECT_TRUE(o.says("parity: weights equal bit for bit")) << o;
+  EXPECT_TRUE(o.says("equal bit for bit")) << o;
+  EXPECT_EQ(inspect("net.onnx").at("container"), "onnx");
+  EXPECT_EQ(inspect("net.onnx").at("metadata").at("classes"), R"(["a","b","c","d"])");
+  ASSERT_EQ(run("weights convert net.onnx back.safetensors").code, 0);
+  std::map<std::string, std::string> digests;
+  for (const auto& t : inspect("net.safetensors").at("tensors")) digests[t.at("name")] = t.at("sha256");
+  for (const auto& t : inspect("back.safetensors").at("tensors")) EXPECT_EQ(digests.at(t.at("name")), t.at("sha256")) << t.at("name");
+}
+
 TEST_F(Weights, ConvertRounds) {
   for (const char* type : {"f16", "bf16"}) {
     const Outcome o = run(std::string("weights convert net.safetensors small.pth --dtype ") + type);
@@ -159,7 +172,8 @@ TEST_F(Weights, ConvertLeavesNothingHalfWritten) {
     EXPECT_EQ(tg::read_file(folder / "old.pth"), "old");
     EXPECT_FALSE(fs::exists(folder / "old.pth.tmp"));
   };
-  refuse("net.safetensors net.onnx", "the format is chosen by the ending");
+  refuse("net.safetensors net.onnx --dtype f16", "ONNX files are written in float32");
+  refuse("net.safetensors net.h5", "the format is chosen by the ending");
   refuse("net.safetensors absent/net.pth", "absent/net.pth: cannot be written");
   refuse("absent.pth old.pth", "absent.pth: no such file");
   if (fs::exists("/dev/full")) {

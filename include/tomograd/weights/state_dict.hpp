@@ -2,8 +2,9 @@
 // Copyright The tomograd authors
 //
 // One door for all weight files: looks at the first bytes, not at the name, and reads PyTorch (zip and legacy), safetensors (one file, or
-// the index of several) or ONNX (the weights of ResNets). What is not a weight file is refused by what it is: a web page, a git-LFS pointer, an .xz that wants unpacking,
-// another framework's format. Prefixes that wrappers leave in front of every key (module., _orig_mod., model.) are stripped and noted.
+// the index of several) or ONNX (the weights of ResNets). What is not a weight file is refused by what it is: a web page, a git-LFS
+// pointer, an .xz that wants unpacking, another framework's format. Prefixes that wrappers leave in front of every key (module.,
+// _orig_mod., model.) are stripped and noted.
 #pragma once
 
 #include <algorithm>
