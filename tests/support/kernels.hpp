@@ -373,7 +373,7 @@ inline Tolerance tolerance_of(const std::string& kernel) {
       {"conv2d", {1e-6, 5e-6, true}},
       {"conv2d_grad_data", {1e-6, 5e-6, true}},
       {"conv2d_grad_filter", {1e-6, 5e-6, true}},
-      {"conv2d winograd", {1e-6, 2e-5, true}},
+      {"conv2d winograd", {1e-6, 5e-6, true}},
       {"matmul", {1e-6, 2e-6, true}},
       {"max_pool", {0, 1e-7, false}},
       {"max_pool_grad", {2e-7, 1e-6, false}},

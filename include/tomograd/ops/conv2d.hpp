@@ -39,7 +39,7 @@ struct Conv2dOptions {
 
 /// Which algorithms convolutions may use. Each rounds in its own way; none depends on the machine.
 struct ConvAlgorithms {
-  bool winograd = true;          // off: direct sums, of a third of the error, and packed filters of the filters' own size
+  bool winograd = true;          // off: direct sums, with half to a quarter of the error, and packed filters of the filters' own size
   bool batch_invariant = false;  // choose as for 4 pictures whatever the batch, so that a picture's result does not depend on its company
 };
 
