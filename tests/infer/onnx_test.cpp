@@ -280,7 +280,21 @@ TEST_F(OnnxResNet, OtherNetsAreNotTakenForOne) {
   EXPECT_TRUE(says(refused(), {"ends early"}));
 }
 
-// ---- ONNX Runtime on the other side --------------------------------------------------------------------------------------------------
+// ---- PyTorch and ONNX Runtime on the other side
+// --------------------------------------------------------------------------------------------------
+
+/// Runs a script in the Python of TOMOGRAD_PYTHON, else python3; false and a reason where that lacks what the script imports.
+bool checked(const char* script, const TemporaryFolder& folder, std::string& why) {
+  const char* set = std::getenv("TOMOGRAD_PYTHON");
+  const std::string python = set && *set ? set : "python3";
+  const std::string line = "'" + python + "' '" + (source_dir() / "tests/infer" / script).string() + "' '" + folder.path().string() +
+                           "' > '" + (folder / "log").string() + "' 2>&1";
+  const int status = std::system(line.c_str());
+  why = "in " + python + " (TOMOGRAD_PYTHON)";
+  if (WIFEXITED(status) && (WEXITSTATUS(status) == 77 || WEXITSTATUS(status) == 127)) return false;
+  EXPECT_EQ(status, 0) << tg::read_file(folder / "log");
+  return true;
+}
 
 TEST(Onnx, OnnxRuntimeAgrees) {
   if (kSanitized) GTEST_SKIP() << "too slow under a sanitizer";
@@ -311,16 +325,41 @@ TEST(Onnx, OnnxRuntimeAgrees) {
   }
   Ops ops;
   add("ops", ops, 8, 4, false);
-  const char* set = std::getenv("TOMOGRAD_PYTHON");
-  const std::string python = set && *set ? set : "python3";
-  const std::string line = "'" + python + "' '" + (source_dir() / "tests/infer/onnx_check.py").string() + "' '" + folder.path().string() +
-                           "' > '" + (folder / "log").string() + "' 2>&1";
-  const int status = std::system(line.c_str());
-  const std::string log = tg::read_file(folder / "log");
-  if (WIFEXITED(status) && (WEXITSTATUS(status) == 77 || WEXITSTATUS(status) == 127))
-    GTEST_SKIP() << "needs onnxruntime in " << python << " (TOMOGRAD_PYTHON)";
-  EXPECT_EQ(status, 0) << log;
-  std::printf("%s", log.c_str());
+  std::string why;
+  if (!checked("onnx_check.py", folder, why)) GTEST_SKIP() << "needs onnxruntime " << why;
+  std::printf("%s", tg::read_file(folder / "log").c_str());
+}
+
+TEST(Onnx, ReadsWhatPyTorchWrites) {
+  if (kSanitized) GTEST_SKIP() << "too slow under a sanitizer";
+  TemporaryFolder folder;
+  std::string why;
+  if (!checked("onnx_export.py", folder, why)) GTEST_SKIP() << "needs torch, torchvision and onnx " << why;
+  const auto numbers = [&](const char* name, const tg::Shape& shape) {
+    const std::string bytes = tg::read_file(folder / name);
+    tg::Tensor t = tg::empty(shape);
+    EXPECT_EQ(bytes.size(), static_cast<std::size_t>(t.bytes()));
+    std::memcpy(t.raw(), bytes.data(), std::min(bytes.size(), static_cast<std::size_t>(t.bytes())));
+    return t;
+  };
+  const tg::Tensor x = tg::nchw_to_nhwc(numbers("input.x", {4, 3, 64, 64})), y = numbers("logits.y", {4, 10});
+  const auto agrees = [&](const tg::Tensor& got, const std::string& name) {
+    ASSERT_EQ(got.shape(), y.shape()) << name;
+    for (std::int64_t i = 0; i < y.count(); ++i) ASSERT_NEAR(got.data<float>()[i], y.data<float>()[i], 1e-4f) << name;
+  };
+  for (const std::string name : {"11_bn", "21_folded"}) {
+    const auto path = folder / (name + ".onnx");
+    const auto graph = tg::load_graph(path);
+    agrees(graph->forward(x), name);
+    agrees(tg::Session(tg::compile(*graph, x.shape())).run(x), name + " planned");
+    auto net = tg::make_model("resnet18", {.classes = 10});
+    if (name.ends_with("bn")) {
+      (void)tg::load_weights(*net, path);
+      agrees(run(*net, x), name + " as a trainable net");
+    } else {
+      EXPECT_TRUE(says(error_of([&] { (void)tg::load_weights(*net, path); }), {"folded into conv1", "runs as a graph"}));
+    }
+  }
 }
 
 }  // namespace

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: MIT
+# Copyright The tomograd authors
+#
+# PyTorch writes what onnx_test.cpp shall read: onnx_export.py FOLDER makes <opset>_<bn|folded>.onnx of a torchvision ResNet-18 with batch
+# norm kept and folded into the convolutions, input.x (4,3,64,64) and logits.y as PyTorch computes them, float32.
+import sys
+import warnings
+from pathlib import Path
+
+try:
+    import onnx  # noqa: F401  (the exporter needs it)
+    import torch
+    from torchvision.models import resnet18
+except ImportError as e:
+    print(e)
+    sys.exit(77)
+
+warnings.filterwarnings("ignore")
+folder = Path(sys.argv[1])
+torch.manual_seed(1)
+net = resnet18(num_classes=10)
+for name, t in net.named_buffers():
+    if name.endswith("running_mean"):
+        t.uniform_(-0.1, 0.1)
+    if name.endswith("running_var"):
+        t.uniform_(0.5, 1.5)
+net.eval()
+x = torch.randn(4, 3, 64, 64)
+x.numpy().tofile(folder / "input.x")
+net(x).detach().numpy().tofile(folder / "logits.y")
+for opset, keep in ((11, True), (21, False)):
+    more = dict(training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False) if keep else {}
+    if "dynamo" in torch.onnx.export.__code__.co_varnames:
+        more["dynamo"] = False
+    axes = {"input": {0: "n"}, "logits": {0: "n"}} if keep else None  # the other one is written for one picture
+    torch.onnx.export(net, (x[:1],), str(folder / f"{opset}_{'bn' if keep else 'folded'}.onnx"), opset_version=opset,
+                      input_names=["input"], output_names=["logits"], dynamic_axes=axes, **more)
