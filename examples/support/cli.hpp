@@ -37,7 +37,7 @@ struct Shared {
 
 inline void add_seed(CLI::App& app, Shared& s) { app.add_option("--seed", s.seed, "Seed of everything random")->capture_default_str(); }
 inline void add_threads(CLI::App& app, Shared& s) {
-  app.add_option("--threads", s.threads, "Threads to compute with (default: all cores this process may use)")->check(CLI::Range(1, 4096));
+  app.add_option("--threads", s.threads, "Threads to compute with (default: all cores this process may use)")->check(CLI::Range(1, 512));
 }
 inline void add_out(CLI::App& app, Shared& s, const std::string& what, const std::string& def = {}) {
   s.out = def;
@@ -193,6 +193,12 @@ inline int parse(CLI::App& app, int argc, char** argv) {
   try {
     app.parse(argc, argv);
     return -1;
+  } catch (const CLI::RequiredError& e) {
+    if (const auto unknown = app.remaining(true); !unknown.empty()) {  // the likelier mistake
+      std::fprintf(stderr, "unknown argument: %s\nRun with --help for more information.\n", unknown[0].c_str());
+      return 2;
+    }
+    return app.exit(e) == 0 ? 0 : 2;
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? 0 : 2;
   }

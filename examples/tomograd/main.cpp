@@ -13,6 +13,7 @@
 int main(int argc, char** argv) {
   CLI::App app{"tomograd " TOMOGRAD_VERSION ": fine-tunes and runs ResNets on medical images. For research use only."};
   app.require_subcommand(1);
+  app.set_version_flag("--version", "tomograd " TOMOGRAD_VERSION);
   app.footer("'tomograd COMMAND --help' explains a command.");
   std::map<CLI::App*, Command> commands;
   auto add = [&](const char* name, const char* what, Command (*make)(CLI::App&)) {

@@ -86,7 +86,8 @@ int predict(const Options& o) {
           if (hounsfield) picture = tg::image::as_hounsfield(picture.view(), o.hu_offset);
           inputs[k] = tg::image::apply(model.preprocessing(), picture.view());
         } catch (const tg::Error& e) {
-          problems[k] = e.what();
+          const std::string& name = names[static_cast<std::size_t>(at + i)];
+          problems[k] = std::string(e.what()).find(name) == std::string::npos ? name + ": " + e.what() : e.what();
         }
       });
       // Pictures of one size share a run.
@@ -134,7 +135,7 @@ int predict(const Options& o) {
   }
   if (!o.csv.empty()) table.save(o.csv);
   if (!o.logits.empty()) npy::write(o.logits, logits);
-  for (const std::string& problem : unreadable) std::fprintf(stderr, "left out: %s\n", problem.c_str());
+  for (const std::string& problem : unreadable) std::fprintf(stderr, "not answered: %s\n", problem.c_str());
   if (!unreadable.empty() && unreadable.size() == names.size()) tg::fail("predict: no picture could be read");
   return 0;
 }

@@ -17,7 +17,8 @@ namespace {
 namespace tg = tomograd;
 
 struct Options : cli::Shared {
-  std::string csv, images, folders, group, label, weights, arch, augment = "ct", split = "group", positive, image_column, pattern;
+  std::string csv, images, folders, group, label, weights, arch, augment = "ct", split = "group", positive, image_column, pattern, title,
+                                                                 note;
   double lr = 0, valid = 0.2;
   int epochs = 10;
   std::int64_t batch = 32, size = 224, hu_offset = 0;
@@ -67,7 +68,8 @@ int train(const Options& o) {
   if (!o.weights.empty()) file = tg::weights::read_state_dict(std::filesystem::path(o.weights), {.digest = tg::weights::Digest::always});
   const std::string arch = !o.arch.empty() ? o.arch : o.weights.empty() ? "resnet18" : tg::guess_architecture(file).name;
   const auto net = tg::make_model(arch, {.classes = classes, .seed = o.seed});
-  tg::Run run{.title = "Trained " + arch + " on " + std::filesystem::path(set.source).filename().string()};
+  tg::Run run{.title = !o.title.empty() ? o.title : "Trained " + arch + " on " + std::filesystem::path(set.source).filename().string()};
+  if (!o.note.empty()) run.notes.push_back(o.note);
   tg::Preprocessing preprocessing;
   if (o.hu_offset) {
     preprocessing = tg::Preprocessing::head_ct_hu(o.size);
@@ -116,6 +118,7 @@ int train(const Options& o) {
                      .origin = run.weights_sha256,
                      .stop = interrupt.token()};
   const auto start = std::chrono::steady_clock::now();
+  if (std::filesystem::exists(fit.checkpoint)) bar.say("going on from " + fit.checkpoint.string());
   if (o.weights.empty()) {
     fit.body_lr = 1;
     learner.fit(fit);
@@ -129,7 +132,8 @@ int train(const Options& o) {
   run.method = std::string(o.weights.empty() ? "Trained from scratch"
                            : o.head_only     ? "Last layer trained on a frozen body"
                                              : "Fine-tuned") +
-               " for " + std::to_string(o.epochs) + " epochs on " + std::to_string(train_set.size()) + " slices; the numbers are of " +
+               (!o.weights.empty() && !o.head_only ? ": one epoch of the last layer alone, then all layers" : "") + " for " +
+               std::to_string(o.epochs) + " epochs on " + std::to_string(train_set.size()) + " slices; the numbers are of " +
                std::to_string(valid_set.size()) + " slices held out" +
                (o.group.empty() ? "" : ", of other patients (column " + o.group + ")") + ". Augmentation: " + augment.describe() + ".";
   run.data = train_set;
@@ -184,6 +188,8 @@ Command add_train(CLI::App& app) {
   app.add_option("--label", o->label, "Column of the label (default: the other one of two)");
   app.add_option("--image-column", o->image_column, "Column that names the pictures (default: image, file, path, id, …)");
   app.add_option("--pattern", o->pattern, "Path of a picture made from columns: \"{patient:03}/{slice}.png\"");
+  app.add_option("--title", o->title, "Title of the report");
+  app.add_option("--note", o->note, "A sentence for the report's limits");
   app.add_option("--positive", o->positive, "Of two classes the one to be found (default: by its name)");
   app.add_option("--group", o->group, "Column whose values stay together in the split: the patient");
   app.add_option("--split", o->split, "Without --group: near-duplicates or slice")->check(CLI::IsMember({"near-duplicates", "slice"}));

@@ -43,7 +43,9 @@ TEST(Csv, QuotesHoldSeparatorsQuotesAndNewlines) {
 }
 
 TEST(Csv, LastLineWithoutNewlineAndSemicolons) {
-  const auto csv = tg::data::parse_csv("a;b\n1;2", "t.csv", {.separator = ';'});
+  const auto csv = tg::data::parse_csv("a;b\n1;2", "t.csv");
+  EXPECT_EQ(tg::data::parse_csv("a\tb,c\td\n1\t2,5\t3", "t.csv").columns, (std::vector<std::string>{"a", "b,c", "d"}));
+  EXPECT_EQ(tg::data::parse_csv("a;b,c\n1;2,3", "t.csv", {.separator = ';'}).columns.size(), 2U);
   ASSERT_EQ(csv.rows.size(), 1u);
   EXPECT_EQ(csv.rows[0].cells, (Row{"1", "2"}));
 }

@@ -113,6 +113,20 @@ TEST(Dataset, MissingPicturesAreListedNotFatal) {
   EXPECT_EQ(d.classes, (std::vector<std::string>{"a", "b"}));
 }
 
+TEST(Dataset, SlipsInLabelsAreSaid) {
+  tomograd_test::TemporaryFolder t;
+  std::string text = "file,label\n";
+  for (int i = 0; i < 60; ++i) {
+    put(t / ("i/" + std::to_string(i) + ".png"));
+    text += std::to_string(i) + ".png," + (i == 7 ? "l" : i % 3 == 0 ? "Yes" : i % 3 == 1 ? "yes" : "1") + "\n";
+  }
+  put(t / "l.csv", text);
+  const auto d = data::csv_images(t / "l.csv", t / "i");
+  ASSERT_EQ(d.problems.size(), 2u);
+  EXPECT_NE(d.problems[0].find("label \"l\" is on 1 of 60"), std::string::npos) << d.problems[0];
+  EXPECT_NE(d.problems[1].find("capitals"), std::string::npos) << d.problems[1];
+}
+
 TEST(Dataset, TheColumnOfPicturesGoesByItsName) {
   tomograd_test::TemporaryFolder t;
   for (const char* f : {"i/a.png", "i/b.png", "i/0.png", "i/1.png"}) put(t / f);

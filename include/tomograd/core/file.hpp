@@ -22,6 +22,31 @@ namespace tomograd::inline TOMOGRAD_ABI {
 
 /// The bytes of a file; throws when it cannot be read or is larger than `limit_bytes`.
 TOMOGRAD_INLINE std::string read_file(const std::filesystem::path& path, std::uint64_t limit_bytes = std::uint64_t{1} << 30);
+/// Where to write what is to become `path`: beside it, under another name, and then move() puts it there; through a symbolic link to where
+/// it points. A device or pipe (/dev/stdout) is written to as it is.
+class WriteTarget {
+ public:
+  explicit WriteTarget(const std::filesystem::path& path) : final_(path) {
+    std::error_code error;
+    if (std::filesystem::is_symlink(path, error)) final_ = std::filesystem::weakly_canonical(path, error);
+    temporary_ = final_;
+    if (const auto status = std::filesystem::status(final_, error);
+        !std::filesystem::exists(status) || std::filesystem::is_regular_file(status))
+      temporary_ += ".tmp";
+  }
+  const std::filesystem::path& temporary() const { return temporary_; }
+  void move(std::error_code& error) const {
+    if (temporary_ != final_) std::filesystem::rename(temporary_, final_, error);
+  }
+  void discard() const noexcept {
+    std::error_code ignored;
+    if (temporary_ != final_) std::filesystem::remove(temporary_, ignored);
+  }
+
+ private:
+  std::filesystem::path final_, temporary_;
+};
+
 /// Writes `path`.tmp, then renames: readers see the old file or the whole new one. Throws, and leaves nothing behind.
 TOMOGRAD_INLINE void write_file(const std::filesystem::path& path, std::string_view bytes);
 
@@ -57,21 +82,19 @@ TOMOGRAD_INLINE std::string read_file(const std::filesystem::path& path, std::ui
 }
 
 TOMOGRAD_INLINE void write_file(const std::filesystem::path& path, std::string_view bytes) {
-  std::filesystem::path temporary = path;
-  temporary += ".tmp";
+  const WriteTarget target(path);
   bool good;
   {
-    std::ofstream out(temporary, std::ios::binary | std::ios::trunc);
+    std::ofstream out(target.temporary(), std::ios::binary | std::ios::trunc);
     if (!out) fail(path.string() + ": cannot be written", "check that the folder exists, is writable and has space left");
     out.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
     out.flush();
     good = static_cast<bool>(out);
   }
   std::error_code error;
-  if (good) std::filesystem::rename(temporary, path, error);
+  if (good) target.move(error);
   if (!good || error) {
-    std::error_code ignored;
-    std::filesystem::remove(temporary, ignored);
+    target.discard();
     fail(path.string() + ": cannot be written" + (error ? " (" + error.message() + ")" : ""), "check that the disk has space left");
   }
 }

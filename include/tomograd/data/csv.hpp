@@ -33,7 +33,7 @@ struct Csv {
 };
 
 struct CsvReadOptions {
-  char separator = ',';
+  char separator = 0;  // 0: the one of comma, semicolon (Excel in much of Europe) and tab that the header holds most of
   std::uint64_t limit_bytes = std::uint64_t{1} << 30;
 };
 TOMOGRAD_INLINE Csv parse_csv(std::string_view text, std::string name, const CsvReadOptions& options = {});
@@ -80,6 +80,13 @@ TOMOGRAD_INLINE Csv parse_csv(std::string_view text, std::string name, const Csv
   if (text.starts_with("\xef\xbb\xbf")) text.remove_prefix(3);
   if (text.starts_with("\xff\xfe") || text.starts_with("\xfe\xff")) fail(csv.name + ": is UTF-16", "save it as \"CSV UTF-8\"");
   if (text.find('\0') != std::string_view::npos) fail(csv.name + ": holds zero bytes, it is not a text table");
+  char separator = options.separator;
+  if (separator == 0) {
+    const std::string_view first = text.substr(0, text.find('\n'));
+    separator = ',';
+    for (const char other : {';', '\t'})
+      if (std::count(first.begin(), first.end(), other) > std::count(first.begin(), first.end(), separator)) separator = other;
+  }
   std::size_t line = 1;
   bool header = true;
   for (std::size_t at = 0; at < text.size();) {
@@ -88,7 +95,7 @@ TOMOGRAD_INLINE Csv parse_csv(std::string_view text, std::string name, const Csv
     for (bool more = true; more;) {
       more = false;
       std::string cell;
-      while (at < text.size() && (text[at] == ' ' || (text[at] == '\t' && options.separator != '\t'))) ++at;
+      while (at < text.size() && (text[at] == ' ' || (text[at] == '\t' && separator != '\t'))) ++at;
       if (at < text.size() && text[at] == '"') {
         const std::size_t opened = line;
         for (++at;; ++at) {
@@ -103,17 +110,17 @@ TOMOGRAD_INLINE Csv parse_csv(std::string_view text, std::string name, const Csv
           cell += text[at];
         }
         ++at;
-        while (at < text.size() && (text[at] == ' ' || text[at] == '\t') && text[at] != options.separator) ++at;
-        if (at < text.size() && text[at] != options.separator && text[at] != '\n' && text[at] != '\r')
+        while (at < text.size() && (text[at] == ' ' || text[at] == '\t') && text[at] != separator) ++at;
+        if (at < text.size() && text[at] != separator && text[at] != '\n' && text[at] != '\r')
           fail(csv.name + ": line " + std::to_string(line) + ": text after a closing quote");
       } else {
         const std::size_t begin = at;
-        while (at < text.size() && text[at] != options.separator && text[at] != '\n' && text[at] != '\r') ++at;
+        while (at < text.size() && text[at] != separator && text[at] != '\n' && text[at] != '\r') ++at;
         cell = data::detail::trim(text.substr(begin, at - begin));
       }
       if (header) cell = data::detail::trim(cell);
       row.cells.push_back(std::move(cell));
-      if (at < text.size() && text[at] == options.separator) {
+      if (at < text.size() && text[at] == separator) {
         ++at;
         more = true;
       }

@@ -324,6 +324,20 @@ inline std::string first_few(const std::vector<std::string>& all, std::size_t fe
   return text;
 }
 
+/// "l" among a hundred "1", "Yes" beside "yes": a class by mistake trains as well as one on purpose.
+inline void warn_of_odd_labels(Dataset& d, const std::vector<std::string>& names) {
+  std::vector<std::size_t> n(names.size(), 0);
+  for (const auto& s : d.samples) ++n.at(static_cast<std::size_t>(s.label));
+  for (std::size_t a = 0; a < names.size(); ++a) {
+    if (n[a] < 5 && n[a] * 20 < d.size())
+      d.problems.push_back("label \"" + names[a] + "\" is on " + std::to_string(n[a]) + " of " + std::to_string(d.size()) +
+                           " pictures only: a class, or a slip of the pen?");
+    for (std::size_t b = 0; b < a; ++b)
+      if (lower(names[a]) == lower(names[b]))
+        d.problems.push_back("labels \"" + names[b] + "\" and \"" + names[a] + "\" differ in capitals only, and are two classes");
+  }
+}
+
 inline void need_classes(const Dataset& d) {
   std::size_t present = 0;
   std::string only;
@@ -448,6 +462,7 @@ TOMOGRAD_INLINE Dataset csv_images(const std::filesystem::path& table, const std
     if (at == order.end()) fail(csv.name + ": label \"" + values[i] + "\" is none of the classes " + data::detail::join(order));
     d.samples[i].label = at - order.begin();
   }
+  if (options.classes.empty()) data::detail::warn_of_odd_labels(d, order);
   const std::string& title = csv.columns[label_column];
   const auto plain = data::detail::lower(title);
   if (order == std::vector<std::string>{"0", "1"} && plain != "label" && plain != "class" && plain != "target" && plain != "y")

@@ -212,7 +212,7 @@ inline PictureHeader check_bmp(const PictureBytes& f) {
       {"<html", 0, "an HTML page, not a picture", "the download went wrong: open it in a text editor"},
       {"<HTML", 0, "an HTML page, not a picture", "the download went wrong: open it in a text editor"},
       {"version https://git-lfs", 0, "a git-LFS pointer, not the picture itself", "run git lfs pull"},
-      {"DICM", 128, "a DICOM file", "dicom.hpp reads these"},
+      {"DICM", 128, "a DICOM file", "convert it to a 16-bit PNG that holds Hounsfield units + 1024 (--hu-offset 1024)"},
       {"GIF8", 0, "a GIF", "convert it to PNG"},
       {"II*", 0, "a TIFF", "convert it to PNG"},
       {"MM", 0, "a TIFF", "convert it to PNG"},

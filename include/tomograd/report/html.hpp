@@ -213,7 +213,7 @@ p{max-width:76ch;margin:8px 0}ul{margin:8px 0;padding-left:22px;max-width:76ch}
 .key .interval{font-size:13px;font-variant-numeric:tabular-nums}.key .note{color:var(--soft);font-size:12.5px}
 .scroll{overflow-x:auto}table{border-collapse:collapse;margin:10px 0;font-size:14px}
 caption{text-align:left;color:var(--soft);font-size:13px;padding-bottom:4px}
-th,td{padding:5px 14px 5px 0;border-bottom:1px solid var(--line);text-align:left;vertical-align:top;overflow-wrap:anywhere}
+th,td{padding:5px 14px 5px 0;border-bottom:1px solid var(--line);text-align:left;vertical-align:top;overflow-wrap:break-word}
 th{font-weight:600;border-bottom:2px solid var(--line)}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;padding-left:10px;white-space:nowrap}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:3px 22px;font-size:14px;margin:10px 0}

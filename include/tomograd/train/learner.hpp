@@ -185,6 +185,9 @@ class Learner {
       if (valid_loader_) {
         const Predictions p = predict(*valid_loader_, o.stop);
         r.valid_loss = p.loss();
+        if (!std::isfinite(r.valid_loss))
+          fail("training: it diverged, the validation loss of epoch " + std::to_string(r.epoch + 1) + " is not a number",
+               "a lower learning rate");
         r.valid_accuracy = p.accuracy();
       }
       r.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -218,12 +218,14 @@ inline std::string run_html(const Run& run, const RunMetrics& m) {
                    report::percent(m.accuracy_by_group.value, m.accuracy_by_group.low, m.accuracy_by_group.high) +
                    ": of the two intervals, believe the wider one.");
   std::vector<std::vector<std::string>> per_class;
-  const auto counts = run.data.counts();
+  const auto rows = rows_of(run, 0);
+  std::vector<std::size_t> counts(run.data.classes.size());  // of the slices that were predicted
+  for (const auto& [index, at] : rows) ++counts[static_cast<std::size_t>(at.first->valid.labels[at.second])];
   for (std::size_t c = 0; c < run.data.classes.size(); ++c)
     per_class.push_back({run.data.classes[c], std::to_string(counts[c]),
                          m.recall[c].defined() ? report::percent(m.recall[c].value, m.recall[c].low, m.recall[c].high) : "–",
                          m.class_auc[c].defined() ? report::fixed(m.class_auc[c].value, m.class_auc[c].low, m.class_auc[c].high, 3) : "–"});
-  html.table({"class", "slices", "found (recall)", "AUC against the rest"}, per_class);
+  html.table({"class", "slices predicted", "found (recall)", "AUC against the rest"}, per_class);
 
   html.section("Curves");
   std::vector<std::pair<std::string, std::string>> figures;
@@ -248,7 +250,6 @@ inline std::string run_html(const Run& run, const RunMetrics& m) {
   for (int t = 0; t < m.confusion.classes(); ++t)
     for (int p = 0; p < m.confusion.classes(); ++p) matrix.push_back(m.confusion.at(t, p));
   figures.emplace_back(report::confusion_plot(matrix, run.data.classes), m.repeats > 1 ? "counts are means over repeats" : "");
-  const auto rows = rows_of(run, 0);
   std::vector<report::Series> rocs;
   for (std::size_t c = 0; c < run.data.classes.size(); ++c) {
     if (binary && static_cast<int>(c) != m.positive) continue;
@@ -291,11 +292,14 @@ inline std::string run_html(const Run& run, const RunMetrics& m) {
   if (!pictures.empty()) html.pictures(pictures);
 
   html.section("Data");
-  std::vector<std::pair<std::string, std::string>> facts{{"source", run.data.source},
-                                                         {"slices", std::to_string(run.data.size())},
-                                                         {"groups that stay together", std::to_string(m.groups)},
-                                                         {"seed", std::to_string(run.seed)},
-                                                         {"weights", run.weights.empty() ? "not recorded" : run.weights}};
+  std::vector<std::pair<std::string, std::string>> facts{
+      {"source", run.data.source},
+      {"slices", run.trained_on.empty() ? std::to_string(run.data.size())
+                                        : std::to_string(run.data.size()) + ", " + std::to_string(run.trained_on.size()) + " trained on, " +
+                                              std::to_string(m.slices) + " held out and readable"},
+      {"groups among the predicted slices", std::to_string(m.groups)},
+      {"seed", std::to_string(run.seed)},
+      {"weights", run.weights.empty() ? "not recorded" : run.weights}};
   if (!run.weights_sha256.empty()) facts.emplace_back("SHA-256 of the weights", run.weights_sha256);
   facts.emplace_back("time", report::fixed(run.seconds, 1) + " s");
   facts.emplace_back("memory of tensors, at most", report::fixed(static_cast<double>(run.peak_bytes) / 1e6, 0) + " MB");

@@ -19,6 +19,8 @@
 #include <system_error>
 #include <vector>
 
+#include "../core/file.hpp"
+#include "../core/text.hpp"
 #include "types.hpp"
 
 namespace tomograd::inline TOMOGRAD_ABI::weights {
@@ -81,10 +83,9 @@ TOMOGRAD_INLINE std::span<const std::byte> encode(const Entry& e, Store store, s
         put(i, bits);
       }
       if (!finite && std::isfinite(p[i])) {
-        char value[32];
-        std::snprintf(value, sizeof value, "%.6g", static_cast<double>(p[i]));
-        fail("save_weights: " + e.name + " holds " + value + ", which overflows " + file_type_name(want),
-             want == FileType::f16 ? "bfloat16 has the range of float32" : "keep its type");
+        fail(
+            "save_weights: " + e.name + " holds " + number_text(static_cast<double>(p[i]), 6) + ", which overflows " + file_type_name(want),
+            want == FileType::f16 ? "bfloat16 has the range of float32" : "keep its type");
       }
     }
   };
@@ -96,12 +97,11 @@ TOMOGRAD_INLINE std::span<const std::byte> encode(const Entry& e, Store store, s
 }
 
 TOMOGRAD_INLINE void write_whole(const std::filesystem::path& path, const std::function<void(const ByteSink&)>& body) {
-  std::filesystem::path temporary = path;
-  temporary += ".tmp";
+  const WriteTarget target(path);
   std::error_code error;
   bool good = false;
   {
-    std::ofstream out(temporary, std::ios::binary | std::ios::trunc);
+    std::ofstream out(target.temporary(), std::ios::binary | std::ios::trunc);
     if (!out) fail("save_weights: " + path.string() + ": cannot be written", "check that the folder exists and is writable");
     try {
       body([&](std::span<const std::byte> bytes) {
@@ -109,16 +109,15 @@ TOMOGRAD_INLINE void write_whole(const std::filesystem::path& path, const std::f
       });
     } catch (...) {
       out.close();
-      std::filesystem::remove(temporary, error);
+      target.discard();
       throw;
     }
     out.close();
     good = static_cast<bool>(out);
   }
-  if (good) std::filesystem::rename(temporary, path, error);
+  if (good) target.move(error);
   if (!good || error) {
-    std::error_code ignored;
-    std::filesystem::remove(temporary, ignored);
+    target.discard();
     fail("save_weights: " + path.string() + ": cannot be written" + (error ? " (" + error.message() + ")" : ""), "is the disk full?");
   }
 }
