@@ -12,7 +12,6 @@
 #include <charconv>
 #include <cmath>
 #include <cstdint>
-#include <cstdio>
 #include <map>
 #include <memory>
 #include <string>
@@ -20,6 +19,7 @@
 
 #include "../core/file.hpp"
 #include "../core/random.hpp"
+#include "../core/text.hpp"
 #include "../graph/plan.hpp"
 #include "architecture.hpp"
 
@@ -84,11 +84,7 @@ inline SelfTest run_selftest(Model& net, std::int64_t inputs = 2, std::uint64_t 
 
 inline std::map<std::string, std::string> to_metadata(const SelfTest& t) {
   std::string first;
-  for (const float v : t.first_logits) {
-    char text[32];
-    std::snprintf(text, sizeof text, "%.9g", static_cast<double>(v));
-    first += (first.empty() ? "" : ",") + std::string(text);
-  }
+  for (const float v : t.first_logits) first += (first.empty() ? "" : ",") + number_text(static_cast<double>(v), 9);
   return {{"selftest.inputs", std::to_string(t.inputs)},
           {"selftest.seed", std::to_string(t.seed)},
           {"selftest.engine", t.engine},

@@ -37,6 +37,7 @@ TOMOGRAD_INLINE std::vector<std::string> peculiarities(const StateDict& file, co
 
 #include "../core/file.hpp"
 #include "../core/parallel.hpp"
+#include "../core/text.hpp"
 
 namespace tomograd::inline TOMOGRAD_ABI::weights {
 namespace detail {
@@ -103,11 +104,7 @@ TOMOGRAD_INLINE std::vector<std::string> peculiarities(const StateDict& file, co
   std::vector<std::string> out;
   std::vector<std::string> zeros, constant, large, empty_ones;
   std::map<std::string, std::vector<std::string>> by_digest;
-  const auto text = [](double v) {
-    char c[32];
-    std::snprintf(c, sizeof c, "%.4g", v);
-    return std::string(c);
-  };
+  const auto text = [](double v) { return number_text(v, 4); };
   bool variances = false, biases = false;
   for (std::size_t i = 0; i < summaries.size(); ++i) {
     const TensorSummary& s = summaries[i];
