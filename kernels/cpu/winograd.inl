@@ -200,11 +200,10 @@ inline void split(Job& job, int32_t workers) noexcept {
   double best = 0;
   for (int64_t col_jobs = 1; col_jobs == 1 || (col_jobs <= workers && col_jobs <= panels); col_jobs *= 2) {
     const int64_t cols = blocks_of(panels, col_jobs) * kNr;
-    for (int64_t round = 0, row_jobs = blocks_of(s.rows, s.rows_at_once); round < 4; ++round) {
-      row_jobs = most(row_jobs, least(s.rows, round * workers));
-      const int64_t rows = blocks_of(s.rows, row_jobs), tiles = rows * s.tiles_w, rest = tiles % kMr;
+    for (int64_t at_once = s.rows_at_once; at_once >= 1; at_once /= 2) {
+      const int64_t rows = blocks_of(s.rows, blocks_of(s.rows, at_once)), tiles = rows * s.tiles_w, rest = tiles % kMr;
       const int64_t padded = tiles - rest + (rest == 0 ? 0 : rest <= kMr / 2 ? kMr / 2 : kMr);
-      const double multiply = static_cast<double>(padded * cols * l.c) / (2 * kLanes), load = static_cast<double>(cols * l.c) * 0.25,
+      const double multiply = static_cast<double>(padded * cols * l.c) / (2 * kLanes), load = static_cast<double>(cols * l.c) * 0.05,
                    transform = static_cast<double>(tiles * (3 * l.c + 3 * cols)) / kLanes;
       const double jobs = static_cast<double>(blocks_of(s.rows, rows) * blocks_of(panels * kNr, cols));
       const double cost = std::ceil(jobs / workers) * (static_cast<double>(s.positions) * (multiply + load + transform) + 2000);
