@@ -152,7 +152,7 @@ TEST_F(Programs, ExtendExampleLearns) { EXPECT_EQ(run("extend").code, 0); }
 
 TEST_F(Programs, WrongUsageIsTwo) {
   expect_error("tomograd", 2, "subcommand");
-  expect_error("tomograd dance", 2, "subcommand");
+  expect_error("tomograd dance", 2, "unknown argument: dance");
   expect_error("tomograd predict", 2, "--weights");
   expect_error("tomograd train --csv x.csv", 2, "--out");
   expect_error("tomograd phantoms --out x --patients zero", 2, "--patients");

@@ -244,6 +244,21 @@ TEST(Library, IsPortableOutsideThePlatformFiles) {
       "POSIX, builtins and x86 live in core/config.hpp, core/platform.hpp and kernels/{cpu,simt,cuda}");
 }
 
+// printf and std::stod follow the program's locale: "0,75" in files, and checkpoints that another desktop cannot read.
+TEST(Library, NumbersKeepTheirPointInEveryLocale) {
+  const auto files = files_in({"include"}, is_code);
+  expect_absent(files, std::regex(R"(\b(sscanf|strtod|strtof|stod|stof|stringstream|ostringstream|istringstream)\b)"),
+                "core/text.hpp, from_chars");
+  const std::regex format(R"(%[-+#0-9.*]*l?[aefgEFG])");
+  for (const fs::path& file : files) {
+    std::istringstream lines(text_of(file));
+    std::string line;
+    for (int number = 1; std::getline(lines, line); ++number) {
+      EXPECT_FALSE(line.find("printf") != std::string::npos && std::regex_search(line, format)) << name_of(file) << ":" << number;
+    }
+  }
+}
+
 bool needs_licence(const fs::path& path) {
   const std::string name = path.filename().string();
   return is_code(path) || path.extension() == ".cmake" || path.extension() == ".sh" || path.extension() == ".py" ||

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "../core/tensor.hpp"
+#include "../core/text.hpp"
 #include "colour.hpp"
 #include "image.hpp"
 #include "resize.hpp"
@@ -95,11 +96,6 @@ TOMOGRAD_INLINE std::string describe(const Preprocessing& p);
 #if TOMOGRAD_BODIES
 namespace detail {
 
-inline std::string number_text(double v) {
-  char text[32];
-  const auto r = std::to_chars(text, text + sizeof text, v);
-  return {text, r.ptr};
-}
 inline std::string numbers_text(const std::vector<double>& v) {
   std::string s;
   for (const double x : v) s += (s.empty() ? "" : ",") + number_text(x);
@@ -160,7 +156,7 @@ TOMOGRAD_INLINE void image::check_preprocessing(const Preprocessing& p) {
   if ((p.crop_height != 0 || p.crop_width != 0) && !(side(p.crop_height) && side(p.crop_width)))
     bad("crop to " + detail::size_text(p.crop_height, p.crop_width));
   if (!p.antialias && p.interpolation == Interpolation::bicubic) bad("bicubic without antialias is not available");
-  if (!std::isfinite(p.divisor) || p.divisor == 0) bad("divisor " + detail::number_text(p.divisor));
+  if (!std::isfinite(p.divisor) || p.divisor == 0) bad("divisor " + number_text(p.divisor));
   if (!std::isfinite(p.padding_value)) bad("padding value is not a number");
   for (const auto* list : {&p.mean, &p.std})
     if (!list->empty() && static_cast<std::int64_t>(list->size()) != p.channels)
@@ -168,7 +164,7 @@ TOMOGRAD_INLINE void image::check_preprocessing(const Preprocessing& p) {
   for (const double m : p.mean)
     if (!std::isfinite(m)) bad("mean is not a number");
   for (const double s : p.std)
-    if (!std::isfinite(s) || s == 0) bad("standard deviation " + detail::number_text(s));
+    if (!std::isfinite(s) || s == 0) bad("standard deviation " + number_text(s));
 }
 
 TOMOGRAD_INLINE image::Size image::output_size(const Preprocessing& p, std::int64_t height, std::int64_t width) {
@@ -281,8 +277,7 @@ TOMOGRAD_INLINE Tensor image::apply(const Preprocessing& p, const ImageView& in)
 TOMOGRAD_INLINE std::map<std::string, std::string> image::to_metadata(const Preprocessing& p) {
   check_preprocessing(p);
   std::string windows;
-  for (const Window& w : p.windows)
-    windows += (windows.empty() ? "" : ",") + detail::number_text(w.centre_hu) + ":" + detail::number_text(w.width_hu);
+  for (const Window& w : p.windows) windows += (windows.empty() ? "" : ",") + number_text(w.centre_hu) + ":" + number_text(w.width_hu);
   const std::string resize = p.fit == Preprocessing::Fit::none           ? "none"
                              : p.fit == Preprocessing::Fit::shorter_side ? "shorter:" + std::to_string(p.resize_height)
                                                                          : "exact:" + detail::size_text(p.resize_height, p.resize_width);
@@ -295,10 +290,10 @@ TOMOGRAD_INLINE std::map<std::string, std::string> image::to_metadata(const Prep
       {"preprocessing.interpolation", interpolation_name(p.interpolation)},
       {"preprocessing.antialias", p.antialias ? "yes" : "no"},
       {"preprocessing.crop", p.crop_height > 0 ? detail::size_text(p.crop_height, p.crop_width) : "none"},
-      {"preprocessing.padding", detail::number_text(p.padding_value)},
+      {"preprocessing.padding", number_text(p.padding_value)},
       {"preprocessing.channels", std::to_string(p.channels)},
       {"preprocessing.order", p.order == ColourOrder::rgb ? "rgb" : "bgr"},
-      {"preprocessing.divisor", detail::number_text(p.divisor)},
+      {"preprocessing.divisor", number_text(p.divisor)},
       {"preprocessing.mean", detail::numbers_text(p.mean)},
       {"preprocessing.std", detail::numbers_text(p.std)},
   };
@@ -370,14 +365,14 @@ TOMOGRAD_INLINE Preprocessing image::preprocessing_from_metadata(const std::map<
 
 TOMOGRAD_INLINE std::string image::describe(const Preprocessing& p) {
   std::string s = unit_name(p.unit);
-  for (const Window& w : p.windows) s += ", window " + detail::number_text(w.centre_hu) + "/" + detail::number_text(w.width_hu);
+  for (const Window& w : p.windows) s += ", window " + number_text(w.centre_hu) + "/" + number_text(w.width_hu);
   const std::string how = std::string(" ") + interpolation_name(p.interpolation) + (p.antialias ? " antialiased" : "");
   if (p.fit == Preprocessing::Fit::shorter_side) s += ", shorter side " + std::to_string(p.resize_height) + how;
   if (p.fit == Preprocessing::Fit::exact) s += ", resized to " + detail::size_text(p.resize_height, p.resize_width) + how;
   if (p.crop_height > 0) s += ", centre crop " + detail::size_text(p.crop_height, p.crop_width);
   s += ", " + std::to_string(p.channels) + (p.channels == 1 ? " channel" : " channels");
   if (p.unit != Unit::hounsfield && p.channels == 3) s += p.order == ColourOrder::rgb ? " RGB" : " BGR";
-  s += ", / " + detail::number_text(p.divisor);
+  s += ", / " + number_text(p.divisor);
   if (!p.mean.empty()) s += ", mean " + detail::numbers_text(p.mean);
   if (!p.std.empty()) s += ", std " + detail::numbers_text(p.std);
   return s;
