@@ -148,6 +148,30 @@ TEST_F(Programs, HeadCtOnPhantoms) {
   EXPECT_FALSE(fs::exists(folder / "parts/checkpoint-1-1.safetensors"));
 }
 
+TEST_F(Programs, BenchSaysOneObjectAndWhereTheTimeGoes) {
+  Outcome o = run("tomograd bench --arch resnet20 --batch 2 --threads 1 --seconds 0.1 --json");
+  ASSERT_EQ(o.code, 0) << o.err;
+  const auto j = nlohmann::json::parse(o.out);
+  EXPECT_EQ(j.at("arch"), "resnet20");
+  EXPECT_EQ(j.at("size"), 32);
+  EXPECT_EQ(j.at("threads"), 1);
+  EXPECT_NEAR(j.at("images_per_second").get<double>() * j.at("p50_ms").get<double>(), 2000, 1);
+  EXPECT_GE(j.at("p99_ms").get<double>(), j.at("p50_ms").get<double>());
+  EXPECT_GT(j.at("peak_bytes").get<double>(), 4 * 2.7e5);  // its parameters at least
+  o = run("tomograd bench --arch resnet20 --seconds 0.1 --trace t.json --describe --no-winograd");
+  ASSERT_EQ(o.code, 0) << o.err;
+  EXPECT_NE(o.out.find("GFLOP/s"), std::string::npos);
+  EXPECT_EQ(o.out.find("winograd"), std::string::npos);
+  const auto events = nlohmann::json::parse(tg::read_file(folder / "t.json")).at("traceEvents");
+  EXPECT_EQ(events.size(), 25U);  // 20 layers, pooling, and two steps for each option-A shortcut
+  o = run("tomograd bench --arch resnet20 --train --batch 4 --seconds 0.1");
+  EXPECT_EQ(o.code, 0) << o.err;
+  EXPECT_NE(o.out.find("training step"), std::string::npos);
+  expect_error("tomograd bench --arch resnet20 --batch 0", 2, "--batch");
+  expect_error("tomograd bench", 1, "--arch");
+  expect_error("tomograd bench --arch resnet21", 1, "resnet21");
+}
+
 TEST_F(Programs, ExtendExampleLearns) { EXPECT_EQ(run("extend").code, 0); }
 
 TEST_F(Programs, WrongUsageIsTwo) {

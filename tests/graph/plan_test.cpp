@@ -136,6 +136,37 @@ TEST(Plan, FoldsAndFuses) {
   EXPECT_NE(described.find("conv2d+bn+add+relu"), std::string::npos) << described;
 }
 
+TEST(Plan, StepsAddUpAndAreTraced) {
+  const auto net = tg::make_model("resnet18");
+  const tg::Plan plan = tg::compile(*net, {2, 224, 224, 3});
+  const auto steps = plan.steps();
+  std::int64_t flops = 0;
+  for (const tg::StepInfo& s : steps) {
+    flops += s.flops;
+    EXPECT_GE(s.bytes, s.output.count() * 4) << s.name;
+    EXPECT_EQ(s.algorithm.empty(), s.flops == 0) << s.name;
+  }
+  EXPECT_EQ(flops / 4, 1814073344);  // multiply-adds of one picture: the 1.81 G of the literature
+  EXPECT_EQ(plan.digest().size(), 16u);
+  EXPECT_EQ(plan.digest(), tg::compile(*net, {2, 224, 224, 3}).digest());
+  EXPECT_NE(plan.digest(), tg::compile(*net, {2, 224, 224, 3}, {.winograd = false}).digest());
+
+  const auto small = tg::make_model("resnet20");
+  const tg::Plan p = tg::compile(*small, {1, 32, 32, 3});
+  tg::Session session(p);
+  std::vector<std::size_t> seen;
+  session.on_step([&](std::size_t i, auto begin, auto end) {
+    seen.push_back(i);
+    EXPECT_LE(begin, end);
+  });
+  const tg::Tensor x = golden_picture(1, 32), traced = session.run(x);
+  ASSERT_EQ(seen.size(), p.steps().size());
+  for (std::size_t i = 0; i < seen.size(); ++i) EXPECT_EQ(seen[i], i);
+  session.on_step({});
+  EXPECT_TRUE(same_bits(session.run(x), traced));
+  EXPECT_EQ(seen.size(), p.steps().size());
+}
+
 TEST(Plan, WinogradIsAnOption) {
   const auto net = filled("resnet18");
   const tg::Plan with = tg::compile(*net, {2, 64, 64, 3}), without = tg::compile(*net, {2, 64, 64, 3}, {.winograd = false});

@@ -17,8 +17,10 @@
 #pragma once
 
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <memory>
 #include <set>
@@ -28,6 +30,7 @@
 #include <variant>
 #include <vector>
 
+#include "../core/file.hpp"
 #include "../nn/module.hpp"
 
 namespace tomograd::inline TOMOGRAD_ABI {
@@ -462,6 +465,16 @@ class PlanBuilder {
 
 }  // namespace detail
 
+/// What a step does to the largest batch.
+struct StepInfo {
+  std::string name;       // "conv2d+relu"
+  std::string algorithm;  // of convolutions
+  std::vector<Shape> inputs;
+  Shape output;
+  std::int64_t flops;  // of the direct sum, two per multiply-add; 0 where arithmetic is not what costs
+  std::int64_t bytes;  // read and written at least once
+};
+
 class Plan {
  public:
   /// (N,H,W,C) with the largest batch, and the output's shape for it.
@@ -472,26 +485,48 @@ class Plan {
   std::int64_t arena_bytes() const noexcept { return body_->arena_bytes; }
   std::int64_t constant_bytes() const noexcept { return body_->constant_bytes; }
 
-  /// One line per step: what it is, shapes, algorithm, arithmetic.
-  std::string describe() const {
-    std::string text;
+  std::vector<StepInfo> steps() const {
+    std::vector<StepInfo> all;
     for (const detail::PlanStep& s : body_->steps) {
-      text += s.name + " ";
+      const Shape& out = body_->values[static_cast<std::size_t>(s.output)].shape;
+      StepInfo info{s.name, {}, {}, out, 0, out.count() * 4};
       for (const int v : s.inputs)
-        if (v >= 0) text += body_->values[static_cast<std::size_t>(v)].shape.str() + " ";
-      text += "-> " + body_->values[static_cast<std::size_t>(s.output)].shape.str();
+        if (v >= 0) {
+          info.inputs.push_back(body_->values[static_cast<std::size_t>(v)].shape);
+          info.bytes += info.inputs.back().count() * 4;
+        }
       if (const auto* c = std::get_if<detail::ConvStep>(&s.work)) {
         const auto& d = c->desc;
-        text += std::string("  ") + detail::algorithm_name(d.algorithm) + " " +
-                std::to_string(d.n * d.p * d.q * d.k * d.r * d.s * (d.c / d.groups) / 1000000) + " MMAC";
+        info.algorithm = detail::algorithm_name(d.algorithm);
+        info.flops = 2 * d.n * d.p * d.q * d.k * d.r * d.s * (d.c / d.groups);
+        info.bytes += c->packed->bytes();
       }
-      text += '\n';
+      all.push_back(std::move(info));
     }
-    return text + std::to_string(body_->arena_bytes) + " bytes of arena, " + std::to_string(body_->constant_bytes) +
-           " bytes of constants\n";
+    return all;
   }
 
+  /// One line per step: what it is, shapes, algorithm, arithmetic, memory that it touches; then sums and the digest.
+  std::string describe() const {
+    std::string text = lines();
+    return text + std::to_string(body_->arena_bytes) + " bytes of arena, " + std::to_string(body_->constant_bytes) +
+           " bytes of constants, plan " + digest() + "\n";
+  }
+  /// 16 digits that differ where steps, shapes or algorithms do. Weights do not enter.
+  std::string digest() const { return sha256(lines()).substr(0, 16); }
+
  private:
+  std::string lines() const {
+    std::string text;
+    for (const StepInfo& s : steps()) {
+      text += s.name;
+      for (const Shape& in : s.inputs) text += " " + in.str();
+      text += " -> " + s.output.str();
+      if (s.flops > 0) text += "  " + s.algorithm + " " + std::to_string(s.flops / 2000000) + " MMAC";
+      text += "  " + std::to_string(s.bytes / 1000) + " kB\n";
+    }
+    return text;
+  }
   friend Plan compile(nn::Module&, const Shape&, const PlanOptions&);
   friend class Session;
   explicit Plan(std::shared_ptr<const detail::PlanBody> body) : body_(std::move(body)) {}
@@ -548,12 +583,19 @@ class Session {
     ctx.workers = num_threads();
     ctx.workspace = workspace_ ? workspace_->data() : nullptr;
     ctx.workspace_bytes = workspace_ ? workspace_->bytes() : 0;
-    for (const detail::PlanStep& s : p.steps) {
+    for (std::size_t i = 0; i < p.steps.size(); ++i) {
       if (stop.stop_requested()) TOMOGRAD_THROW(Cancelled("session"));
-      const tg_status status = run_step(p, s, n, ctx);
-      if (status != kTgOk) fail("session: " + s.name + " failed on " + p.device.name());
+      const auto begin = trace_ ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point();
+      const tg_status status = run_step(p, p.steps[i], n, ctx);
+      if (status != kTgOk) fail("session: " + p.steps[i].name + " failed on " + p.device.name());
+      if (trace_) trace_(i, begin, std::chrono::steady_clock::now());
     }
   }
+
+  /// Called after each step of a run with the step's number in Plan::steps() and its time; {} ends that.
+  using Trace =
+      std::function<void(std::size_t step, std::chrono::steady_clock::time_point begin, std::chrono::steady_clock::time_point end)>;
+  void on_step(Trace trace) { trace_ = std::move(trace); }
 
   /// The same for a tensor (n,H,W,C); returns a new one.
   Tensor run(const Tensor& x, const std::stop_token& stop = {}) {
@@ -647,6 +689,7 @@ class Session {
   std::vector<void*> pointers_;
   std::unique_ptr<detail::Storage> arena_, workspace_;
   int workers_ = 0;
+  Trace trace_;
 };
 
 }  // namespace tomograd::inline TOMOGRAD_ABI
