@@ -145,7 +145,8 @@ int predict(const Options& o) {
 Command add_predict(CLI::App& app) {
   auto o = std::make_shared<Options>();
   app.add_option("images", o->images, "Pictures (PNG, JPEG, BMP)");
-  app.add_option("--weights", o->weights, "Weight file: .pth (zip or legacy), .safetensors, or .onnx, which runs its own graph")->required();
+  app.add_option("--weights", o->weights, "Weight file: .pth (zip or legacy), .safetensors, or .onnx, which runs its own graph")
+      ->required();
   app.add_option("--arch", o->arch, "Architecture, where the file does not tell: resnet18 … resnet152, resnet20 … resnet110");
   app.add_option("--classes", o->classes, "File with one class name per line");
   app.add_option("--list", o->list, "File with one picture path per line");
