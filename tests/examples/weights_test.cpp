@@ -146,7 +146,9 @@ TEST_F(Weights, ConvertsToOnnxAndBack) {
   EXPECT_EQ(inspect("net.onnx").at("container"), "onnx");
   EXPECT_EQ(inspect("net.onnx").at("metadata").at("classes"), R"(["a","b","c","d"])");
   ASSERT_EQ(run("weights convert net.onnx back.safetensors").code, 0);
-  EXPECT_EQ(digests("net.safetensors"), digests("back.safetensors"));
+  auto before = digests("net.safetensors");
+  std::erase_if(before, [](const auto& t) { return t.first.ends_with("num_batches_tracked"); });  // ONNX has no place for these counters
+  EXPECT_EQ(before, digests("back.safetensors"));
 }
 
 TEST_F(Weights, ConvertRounds) {
