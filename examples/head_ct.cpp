@@ -41,12 +41,11 @@ std::vector<Part> parts_of(const tg::data::Dataset& set, const Options& o) {
 
 int head_ct(const Options& o) {
   cli::apply(o);
-  if (o.repeats > 1 && o.folds < 2)
-    tg::fail("head_ct: --repeats needs --folds, so that every repeat covers all slices", "--folds 5 --repeats 5");
+  if (o.repeats > 1 && o.folds < 2) tg::fail("--repeats needs --folds, so that every repeat covers all slices", "--folds 5 --repeats 5");
   const auto start = std::chrono::steady_clock::now();
   const std::filesystem::path folder = o.data, table = folder / "labels.csv";
   if (!std::filesystem::exists(table))
-    tg::fail("head_ct: " + table.string() + " does not exist", "--data is the folder that holds labels.csv and the pictures");
+    tg::fail(table.string() + " does not exist", "--data is the folder that holds labels.csv and the pictures");
   tg::data::Dataset set = tg::data::csv_images(table, folder, {.label_column = o.label});
   cli::check_writable(o.out);
   cli::Interrupt interrupt;

@@ -14,6 +14,7 @@
 
 #include "commands.hpp"
 #include "support/cli.hpp"
+#include "support/lines.hpp"
 #include "support/npy.hpp"
 
 namespace {
@@ -27,23 +28,11 @@ struct Options : cli::Shared {
   int top = 5;
 };
 
-std::vector<std::string> read_lines(const std::string& path) {
-  std::ifstream in(path);
-  if (!in) tg::fail(path + ": cannot be read");
-  std::vector<std::string> lines;
-  for (std::string line; std::getline(in, line);) {
-    if (!line.empty() && line.back() == '\r') line.pop_back();
-    if (!line.empty()) lines.push_back(line);
-  }
-  if (lines.empty()) tg::fail(path + ": is empty");
-  return lines;
-}
-
 int predict(const Options& o) {
   cli::apply(o);
   std::vector<std::string> names = o.images;
   if (!o.list.empty())
-    for (auto& line : read_lines(o.list)) names.push_back(line);
+    for (auto& line : cli::read_lines(o.list)) names.push_back(line);
   if (names.empty() && o.tensor.empty()) tg::fail("predict: no pictures given", "paths, --list FILE, or --tensor FILE.npy");
   if (!names.empty() && !o.tensor.empty()) tg::fail("predict: pictures and --tensor at once", "one of them");
 
@@ -51,7 +40,7 @@ int predict(const Options& o) {
     if (!file.empty()) cli::check_writable(std::filesystem::absolute(file).parent_path());
 
   tg::ClassifierOptions options{.architecture = o.arch, .max_batch = o.batch};
-  if (!o.classes.empty()) options.classes = read_lines(o.classes);
+  if (!o.classes.empty()) options.classes = cli::read_lines(o.classes);
   const tg::Classifier model = tg::load_classifier(o.weights, options);
   cli::Bar bar;
   bar.say(o.weights + ": " + model.architecture() + ", " + std::to_string(model.classes().size()) + " classes");

@@ -18,6 +18,7 @@
 
 #include "commands.hpp"
 #include "support/cli.hpp"
+#include "support/lines.hpp"
 #include "support/manifest.hpp"
 #include "support/npy.hpp"
 
@@ -36,17 +37,6 @@ struct Picture {
   std::string path = {};
   std::int64_t label = -1;
 };
-
-std::vector<std::string> lines_of(const std::string& path) {
-  std::ifstream in(path);
-  if (!in) tg::fail(path + ": cannot be read");
-  std::vector<std::string> lines;
-  for (std::string line; std::getline(in, line);) {
-    if (!line.empty() && line.back() == '\r') line.pop_back();
-    if (!line.empty()) lines.push_back(line);
-  }
-  return lines;
-}
 
 /// The table labels.csv (columns file, class_index) in its order, else all pictures of the folder by name.
 std::vector<Picture> pictures_in(const fs::path& folder, std::int64_t classes) {
@@ -136,7 +126,8 @@ int verify(const Options& o) {
     preprocessing = known->preprocessing;
     assumed = "preprocessing of " + known->name + " in the manifest: " + tg::image::describe(preprocessing);
   }
-  std::vector<std::string> names = o.classes.empty() ? tg::weights::record_from_metadata(file.metadata).classes : lines_of(o.classes);
+  std::vector<std::string> names =
+      o.classes.empty() ? tg::weights::record_from_metadata(file.metadata).classes : cli::read_lines(o.classes);
   if (!names.empty() && static_cast<std::int64_t>(names.size()) != classes)
     tg::fail("verify: " + std::to_string(names.size()) + " class names for " + std::to_string(classes) + " outputs", "one line per class");
   std::printf("%s (%s): %s, %lld classes\n", o.weights.c_str(), file.container.c_str(), net->name().c_str(),

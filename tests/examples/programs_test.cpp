@@ -4,51 +4,30 @@
 // The programs as a user runs them: the whole path on a few phantoms, and wrong inputs, each with its exit code, a sentence that names the
 // path, and nothing half-written.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
 #include <tomograd/image.hpp>
 #include <tomograd/tomograd.hpp>
 
-#include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "support/data.hpp"
-
-#ifndef TOMOGRAD_BIN_DIR
-#define TOMOGRAD_BIN_DIR "."
-#endif
+#include "support/programs.hpp"
 
 namespace {
 
 namespace fs = std::filesystem;
 namespace tg = tomograd;
-using tomograd_test::TemporaryFolder;
 
-struct Outcome {
-  int code;
-  std::string out, err;
-};
+using tomograd_test::Outcome;
 
-class Programs : public ::testing::Test {
+class Programs : public tomograd_test::ProgramTest {
  protected:
-  void SetUp() override {
-    if (!fs::exists(fs::path(TOMOGRAD_BIN_DIR) / "tomograd")) GTEST_SKIP() << "the programs were not built";
-  }
-  Outcome run(const std::string& command) const {
-    const std::string line = "cd '" + folder.path().string() + "' && '" TOMOGRAD_BIN_DIR "/" + command.substr(0, command.find(' ')) + "'" +
-                             (command.find(' ') == std::string::npos ? "" : command.substr(command.find(' '))) +
-                             " > out.txt 2> err.txt < /dev/null";
-    const int status = std::system(line.c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, tomograd::read_file(folder / "out.txt"), tomograd::read_file(folder / "err.txt")};
-  }
   void expect_error(const std::string& command, int code, const std::string& sentence) const {
     const Outcome o = run(command);
     EXPECT_EQ(o.code, code) << command << "\n" << o.err;
     EXPECT_NE((o.out + o.err).find(sentence), std::string::npos) << command << " said:\n" << o.out << o.err;
   }
-  TemporaryFolder folder;
 };
 
 TEST_F(Programs, WholePathOnPhantoms) {

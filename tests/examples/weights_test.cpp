@@ -3,7 +3,6 @@
 //
 // `tomograd weights` and `tomograd selftest` as a user runs them. Nothing here reaches a network: what is fetched lies in a file:// URL.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
 #include <tomograd/image.hpp>
 #include <tomograd/infer.hpp>
@@ -15,39 +14,26 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "support/data.hpp"
-
-#ifndef TOMOGRAD_BIN_DIR
-#define TOMOGRAD_BIN_DIR "."
-#endif
+#include "support/programs.hpp"
 
 namespace {
 
 namespace fs = std::filesystem;
 namespace tg = tomograd;
 using nlohmann::json;
-using tomograd_test::TemporaryFolder;
 
-struct Outcome {
-  int code;
-  std::string out, err;
-  bool says(const std::string& words) const { return (out + err).find(words) != std::string::npos; }
-};
-std::ostream& operator<<(std::ostream& s, const Outcome& o) { return s << "exit " << o.code << "\n" << o.out << o.err; }
+using tomograd_test::Outcome;
 
-class Weights : public ::testing::Test {
+class Weights : public tomograd_test::ProgramTest {
  protected:
   void SetUp() override {
-    if (!fs::exists(fs::path(TOMOGRAD_BIN_DIR) / "tomograd")) GTEST_SKIP() << "the programs were not built";
+    ProgramTest::SetUp();
     net = tg::make_model("resnet20", {.classes = 4, .seed = 9});
     tg::save_weights(*net, folder / "net.safetensors",
                      tg::weights::to_metadata({.architecture = "resnet20", .classes = {"a", "b", "c", "d"}}));
   }
   Outcome run(const std::string& arguments, const std::string& environment = {}) const {
-    const std::string line = "cd '" + folder.path().string() + "' && " + environment + " '" TOMOGRAD_BIN_DIR "/tomograd' " + arguments +
-                             " > out.txt 2> err.txt < /dev/null";
-    const int status = std::system(line.c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, tg::read_file(folder / "out.txt"), tg::read_file(folder / "err.txt")};
+    return ProgramTest::run("tomograd " + arguments, environment);
   }
   json inspect(const std::string& name) const {
     const Outcome o = run("weights inspect --json " + name);
@@ -61,7 +47,6 @@ class Weights : public ::testing::Test {
     for (const auto& t : file.at("tensors")) all[t.at("name")] = t.at("sha256");
     return all;
   }
-  TemporaryFolder folder;
   std::unique_ptr<tg::Model> net;
 };
 

@@ -185,16 +185,19 @@ TEST(PyTorch, ParametersAndPythonTwoDictionaries) {
 std::string hostile(const std::string& body) { return refusal(torch_zip(body, {kSix}).bytes()); }
 
 TEST(PyTorch, RefusesToCallAnythingByName) {
-  const std::string call = "(" + pickle::text("echo pwned > /tmp/pwned") + "tR";
+  const tomograd_test::TemporaryFolder folder;
+  const auto trace = folder / "pwned";  // what the commands would leave
+  const std::string command = "echo > '" + trace.string() + "'", call = "(" + pickle::text(command) + "tR";
   for (const auto& [module, name] :
        std::vector<std::pair<std::string, std::string>>{{"os", "system"}, {"posix", "system"}, {"nt", "system"}}) {
     EXPECT_TRUE(mentions(hostile(pickle::global(module, name) + call), {"load_weights: memory: refuses to call os.system"})) << module;
     EXPECT_TRUE(mentions(hostile("\x8c" + std::string(1, static_cast<char>(module.size())) + module + "\x8c\x06system\x93" + call),
                          {"refuses to call os.system"}));  // STACK_GLOBAL
     EXPECT_TRUE(mentions(refusal(torch_legacy(pickle::global(module, name) + call, {})), {"refuses to call os.system"}));
-    EXPECT_TRUE(mentions(refusal(pickle::file(pickle::global(module, name) + call)), {"refuses to call os.system"}));     // a bare pickle
-    EXPECT_TRUE(mentions(refusal("c" + module + "\n" + name + "\n(S'echo pwned'\ntR."), {"refuses to call os.system"}));  // protocol 0
-    EXPECT_TRUE(mentions(refusal("(S'echo pwned'\ni" + module + "\n" + name + "\n."), {"refuses to call os.system"}));    // INST
+    EXPECT_TRUE(mentions(refusal(pickle::file(pickle::global(module, name) + call)), {"refuses to call os.system"}));  // a bare pickle
+    EXPECT_TRUE(
+        mentions(refusal("c" + module + "\n" + name + "\n(S\"" + command + "\"\ntR."), {"refuses to call os.system"}));        // protocol 0
+    EXPECT_TRUE(mentions(refusal("(S\"" + command + "\"\ni" + module + "\n" + name + "\n."), {"refuses to call os.system"}));  // INST
   }
   for (const auto& [module, name] : std::vector<std::pair<std::string, std::string>>{{"builtins", "eval"},
                                                                                      {"builtins", "exec"},
@@ -210,7 +213,7 @@ TEST(PyTorch, RefusesToCallAnythingByName) {
     EXPECT_TRUE(mentions(hostile(pickle::global(module, name) + call), {"refuses to call", (module + "." + name).c_str()}));
   EXPECT_TRUE(mentions(hostile(pickle::global("torchvision.models.resnet", "ResNet") + ")\x81}b"),
                        {"torchvision.models.resnet.ResNet", "whole Python object", "state_dict()"}));
-  EXPECT_FALSE(std::filesystem::exists("/tmp/pwned"));
+  EXPECT_FALSE(std::filesystem::exists(trace));
 }
 
 TEST(PyTorch, RefusesTensorsThatLie) {
