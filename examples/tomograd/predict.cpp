@@ -8,7 +8,6 @@
 #include <tomograd/infer.hpp>
 
 #include <cmath>
-#include <fstream>
 #include <limits>
 #include <memory>
 
