@@ -10,4 +10,5 @@
 #pragma pop_macro("__shared__")
 #pragma pop_macro("__forceinline__")
 #pragma pop_macro("__launch_bounds__")
+#pragma pop_macro("__align__")
 #endif

@@ -102,6 +102,9 @@ class Fibers {
     set_up(f);
   }
 
+  const void* stack(int i) const { return fibers_[static_cast<std::size_t>(i)]->stack; }
+  std::size_t stack_bytes(int i) const { return fibers_[static_cast<std::size_t>(i)]->bytes; }
+
   /// Runs fiber i until it yields or entry returns.
   void resume(int i) {
     Fiber& f = *fibers_[static_cast<std::size_t>(i)];

@@ -24,10 +24,14 @@ namespace machine {
 struct Settings {
   std::atomic<ThreadOrder> order{ThreadOrder::forward};
   std::atomic<std::uint64_t> seed{0};
+  std::atomic<CopyLanding> landing{CopyLanding::late};
+  std::atomic<Watcher*> watcher{nullptr};
   std::mutex mutex;  // of what follows
   std::set<std::string, std::less<>> executed;
+  std::set<Synchronisation> synchronisations;
   std::string ignored_file;
   int ignored_line = 0;
+  LaunchObserver observer;
 };
 inline Settings& settings() {
   static Settings* const s = new Settings;  // never destroyed: threads may outlive main
@@ -53,7 +57,8 @@ inline std::string triple(std::uint32_t x, std::uint32_t y, std::uint32_t z) {
 inline std::string place(const char* file, int line) { return std::string(file) + ":" + std::to_string(line); }
 
 inline const char* name(WarpOp op) {
-  constexpr const char* kNames[] = {"__syncwarp", "__ballot_sync", "__shfl_sync", "__shfl_up_sync", "__shfl_down_sync", "__shfl_xor_sync"};
+  constexpr const char* kNames[] = {"__syncwarp",       "__ballot_sync",   "__shfl_sync",         "__shfl_up_sync",
+                                    "__shfl_down_sync", "__shfl_xor_sync", "a warp's instruction"};
   return kNames[static_cast<int>(op)];
 }
 
@@ -62,8 +67,11 @@ struct Job {
   Launch launch;
   void (*body)(const void*);
   const void* args;
+  std::size_t args_bytes;
   ThreadOrder order;
   std::uint64_t seed;
+  CopyLanding landing;
+  Watcher* watcher;
   std::string ignored_file;
   int ignored_line;
   std::int64_t blocks, chunk, first, step;                                        // the i-th block to run is (first + i*step) mod blocks
@@ -143,6 +151,8 @@ class Scheduler {
     if (!fibers_.reserve(count)) return job.fail(block, "no memory for the stacks of " + std::to_string(count) + " threads");
     Fibers::on_this_thread() = &fibers_;
     threads_.assign(static_cast<std::size_t>(count), Thread{});
+    copies_.resize(static_cast<std::size_t>(count));
+    for (Copies& c : copies_) c.pending.clear(), c.committed = 0;
     order_.resize(threads_.size());
     index_.resize(threads_.size());
     auto* next = index_.data();
@@ -153,6 +163,8 @@ class Scheduler {
     if (job.order == ThreadOrder::reverse) std::reverse(order_.begin(), order_.end());
     dynamic_.assign(job.launch.dynamic_shared_bytes / sizeof(Line) + 1, Line{});
     std::memset(static_cast<void*>(dynamic_.data()), 0xff, dynamic_.size() * sizeof(Line));  // NaN: what was not written must not be used
+    Watcher* const watcher = job.watcher;
+    if (watcher) watcher->block_begins({job.launch, block, count, dynamic_.data(), job.args, job.args_bytes});
 
     std::uint64_t random = mix(job.seed ^ mix(static_cast<std::uint64_t>(block)));
     for (int alive = count; alive > 0;) {
@@ -165,7 +177,12 @@ class Scheduler {
         if (threads_[static_cast<std::size_t>(t)].state != State::ready) continue;
         current_ = t;
         threadIdx = index_[static_cast<std::size_t>(t)];
+        if (watcher) watcher->thread_runs(t, fibers_.stack(t), fibers_.stack_bytes(t));
         fibers_.resume(t);
+        if (watcher) {
+          watcher->thread_pauses();
+          if (error_.empty() && watcher->found()) error_ = watcher->sentence();
+        }
         if (!error_.empty()) break;
         alive -= threads_[static_cast<std::size_t>(t)].state == State::done;
       }
@@ -173,14 +190,16 @@ class Scheduler {
       if (!error_.empty()) {
         for (int t = 0; t < count; ++t)
           if (threads_[static_cast<std::size_t>(t)].state != State::done) fibers_.abandon(t);
+        if (watcher) watcher->block_ends();
         return job.fail(block, "block " + triple(blockIdx.x, blockIdx.y, blockIdx.z) + ": " + error_);
       }
     }
+    if (watcher) watcher->block_ends();
   }
 
   // ---- called inside a fiber
   void barrier(const char* file, int line) {
-    if (line == job_->ignored_line && std::string_view(file).ends_with(job_->ignored_file)) return;
+    if (passed_over("__syncthreads", file, line)) return;
     Thread& t = thread();
     t.state = State::barrier;
     t.file = file;
@@ -189,12 +208,60 @@ class Scheduler {
   }
 
   std::uint64_t exchange(WarpOp op, std::uint32_t mask, std::uint64_t value, std::uint32_t lane, int width, const char* file, int line) {
+    if (op == WarpOp::sync && passed_over("__syncwarp", file, line)) return 0;
     if (!(mask >> (current_ % 32) & 1)) defect("the calling lane is not in its own mask", file, line);
     if (width < 1 || width > 32 || (width & (width - 1)) != 0) defect("the width must be 1, 2, 4, 8, 16 or 32", file, line);
     Thread& t = thread();
-    t = {State::warp, op, line, width, mask, lane, value, file};
+    t = {State::warp, op, line, width, mask, lane, value, file, nullptr};
     fibers_.yield();
     return thread().value;
+  }
+
+  void together(const WarpWork& work, void* mine, const char* file, int line) {
+    thread() = {State::warp, WarpOp::together, line, 32, 0xffffffffu, 0, reinterpret_cast<std::uintptr_t>(mine), file, &work};
+    fibers_.yield();
+  }
+
+  void touch(const void* address, std::size_t bytes, Touch how, const char* file, int line) {
+    if (!job_->watcher) return;
+    job_->watcher->access(address, bytes, how, place_of(file, line));
+    stop_if_found();
+  }
+  void stop_if_found() {
+    while (job_->watcher && job_->watcher->found()) fibers_.yield();
+  }
+
+  void fence(const char* file, int line) {
+    if (passed_over("__threadfence", file, line)) return;
+    if (job_->watcher) job_->watcher->fence();
+  }
+
+  void copy_async(void* to, const void* from, int bytes, int source_bytes, const char* file, int line) {
+    if (bytes != 4 && bytes != 8 && bytes != 16) defect("cp.async copies 4, 8 or 16 bytes", file, line);
+    if (source_bytes < 0 || source_bytes > bytes) defect("cp.async reads from 0 bytes to as many as it copies", file, line);
+    if (reinterpret_cast<std::uintptr_t>(to) % static_cast<unsigned>(bytes) ||
+        reinterpret_cast<std::uintptr_t>(from) % static_cast<unsigned>(bytes))
+      defect("cp.async with an address that is not a multiple of its size", file, line);
+    if (source_bytes > 0) touch(from, static_cast<std::size_t>(source_bytes), Touch::read, file, line);
+    touch(to, static_cast<std::size_t>(bytes), Touch::copy_write, file, line);
+    Copies& mine = copies_[static_cast<std::size_t>(current_)];
+    mine.pending.push_back({static_cast<unsigned char*>(to), static_cast<const unsigned char*>(from), bytes, source_bytes, mine.committed});
+    if (job_->landing == CopyLanding::early) land(mine.pending.back());
+  }
+  void copy_commit() { ++copies_[static_cast<std::size_t>(current_)].committed; }
+  void copy_wait(int groups, const char* file, int line) {
+    if (passed_over("cp_async_wait", file, line)) return;
+    Copies& mine = copies_[static_cast<std::size_t>(current_)];
+    std::size_t kept = 0;
+    for (const Copy& c : mine.pending) {
+      if (c.group >= mine.committed - groups) {
+        mine.pending[kept++] = c;
+        continue;
+      }
+      if (job_->landing == CopyLanding::late) land(c);
+      if (job_->watcher) job_->watcher->copy_landed(c.to, static_cast<std::size_t>(c.bytes));
+    }
+    mine.pending.resize(kept);
   }
 
   void defect(const char* what, const char* file, int line) {
@@ -213,6 +280,16 @@ class Scheduler {
     std::uint32_t mask = 0, lane = 0;
     std::uint64_t value = 0;
     const char* file = nullptr;
+    const WarpWork* work = nullptr;
+  };
+  struct Copy {
+    unsigned char* to;
+    const unsigned char* from;
+    int bytes, source_bytes, group;
+  };
+  struct Copies {
+    std::vector<Copy> pending;
+    int committed = 0;
   };
   struct alignas(128) Line {
     unsigned char bytes[128];
@@ -225,13 +302,33 @@ class Scheduler {
     return triple(i.x, i.y, i.z);
   }
 
+  static void land(const Copy& c) {
+    if (c.source_bytes > 0) std::memcpy(c.to, c.from, static_cast<std::size_t>(c.source_bytes));
+    std::memset(c.to + c.source_bytes, 0, static_cast<std::size_t>(c.bytes - c.source_bytes));
+  }
+
+  /// Notes that a thread came to this line, and says whether it is the one to be ignored.
+  bool passed_over(const char* what, const char* file, int line) {
+    std::size_t at = 0;
+    while (at < seen_.size() && (seen_[at].first != file || seen_[at].second != line)) ++at;
+    if (at < seen_.size()) {
+      std::swap(seen_[at], seen_[at / 2]);  // what comes often moves to the front
+    } else {
+      seen_.emplace_back(file, line);
+      Settings& s = settings();
+      std::lock_guard lock(s.mutex);
+      s.synchronisations.insert({file, line, what, std::string(job_->kernel)});
+    }
+    return line == job_->ignored_line && std::string_view(file).ends_with(job_->ignored_file);
+  }
+
   void body() {
     job_->body(job_->args);
     thread().state = State::done;
   }
 
   static bool same_operation(const Thread& a, const Thread& b) {
-    return b.state == State::warp && a.op == b.op && a.line == b.line && a.mask == b.mask && a.width == b.width &&
+    return b.state == State::warp && a.op == b.op && a.line == b.line && a.mask == b.mask && a.width == b.width && a.work == b.work &&
            (a.file == b.file || std::strcmp(a.file, b.file) == 0);
   }
 
@@ -259,6 +356,15 @@ class Scheduler {
   void complete(int t) {
     Thread* const lanes = &threads_[static_cast<std::size_t>(t / 32 * 32)];
     const Thread mine = threads_[static_cast<std::size_t>(t)];
+    if (mine.op == WarpOp::together) {
+      void* posted[32];
+      for (int lane = 0; lane < 32; ++lane) posted[lane] = reinterpret_cast<void*>(static_cast<std::uintptr_t>(lanes[lane].value));
+      if (const char* what = mine.work->work(posted))
+        error_ = "thread " + who(t / 32 * 32) + " at " + place(mine.file, mine.line) + ": " + mine.work->name + ": " + what;
+      for (int lane = 0; lane < 32; ++lane) lanes[lane].state = State::ready;
+      return;
+    }
+    if (mine.op == WarpOp::sync && job_->watcher) job_->watcher->warp_sync(t / 32, mine.mask);
     std::uint64_t result[32] = {};
     std::uint64_t ballot = 0;
     for (int lane = 0; lane < 32; ++lane) {
@@ -293,6 +399,7 @@ class Scheduler {
     for (const Thread& t : threads_)
       if (t.state != State::barrier || t.line != first.line || (t.file != first.file && std::strcmp(t.file, first.file) != 0)) return false;
     for (Thread& t : threads_) t.state = State::ready;
+    if (job_->watcher) job_->watcher->barrier();
     return true;
   }
 
@@ -303,7 +410,8 @@ class Scheduler {
     if (thread.state == State::barrier) return "waits in __syncthreads at " + place(thread.file, thread.line);
     char mask[16];
     std::snprintf(mask, sizeof mask, "0x%08x", thread.mask);
-    return std::string("waits in ") + name(thread.op) + " with mask " + mask + " at " + place(thread.file, thread.line);
+    return std::string("waits in ") + (thread.work ? thread.work->name : name(thread.op)) + " with mask " + mask + " at " +
+           place(thread.file, thread.line);
   }
 
   /// Nobody can go on: name one thread that waits and one it waits for.
@@ -337,6 +445,8 @@ class Scheduler {
   std::vector<uint3> index_;
   std::vector<int> order_;
   std::vector<Line> dynamic_;
+  std::vector<Copies> copies_;
+  std::vector<std::pair<const char*, int>> seen_;
   std::string error_;
 };
 
@@ -366,6 +476,57 @@ TOMOGRAD_INLINE void defect(const char* what, const char* file, int line) {
   static_cast<void>(what), static_cast<void>(file), static_cast<void>(line);
 #endif
 }
+TOMOGRAD_INLINE void together(const WarpWork& work, void* mine, const char* file, int line) {
+#if TG_SIMT_SWITCH
+  Scheduler::here()->together(work, mine, file, line);
+#else
+  static_cast<void>(work), static_cast<void>(mine), static_cast<void>(file), static_cast<void>(line);
+#endif
+}
+TOMOGRAD_INLINE void touch(const void* address, std::size_t bytes, Touch how, const char* file, int line) {
+#if TG_SIMT_SWITCH
+  Scheduler::here()->touch(address, bytes, how, file, line);
+#else
+  static_cast<void>(address), static_cast<void>(bytes), static_cast<void>(how), static_cast<void>(file), static_cast<void>(line);
+#endif
+}
+TOMOGRAD_INLINE void load_vector(void* to, const void* from, const char* file, int line) {
+  if (reinterpret_cast<std::uintptr_t>(from) % 16) defect("a 16-byte load from an address that is not a multiple of 16", file, line);
+  touch(from, 16, Touch::read, file, line);
+  std::memcpy(to, from, 16);
+}
+TOMOGRAD_INLINE void store_vector(void* to, const void* from, const char* file, int line) {
+  if (reinterpret_cast<std::uintptr_t>(to) % 16) defect("a 16-byte store to an address that is not a multiple of 16", file, line);
+  touch(to, 16, Touch::write, file, line);
+  std::memcpy(to, from, 16);
+}
+TOMOGRAD_INLINE void fence(const char* file, int line) {
+#if TG_SIMT_SWITCH
+  Scheduler::here()->fence(file, line);
+#else
+  static_cast<void>(file), static_cast<void>(line);
+#endif
+}
+TOMOGRAD_INLINE void copy_async(void* to, const void* from, int bytes, int source_bytes, const char* file, int line) {
+#if TG_SIMT_SWITCH
+  Scheduler::here()->copy_async(to, from, bytes, source_bytes, file, line);
+#else
+  static_cast<void>(to), static_cast<void>(from), static_cast<void>(bytes), static_cast<void>(source_bytes);
+  static_cast<void>(file), static_cast<void>(line);
+#endif
+}
+TOMOGRAD_INLINE void copy_commit() {
+#if TG_SIMT_SWITCH
+  Scheduler::here()->copy_commit();
+#endif
+}
+TOMOGRAD_INLINE void copy_wait(int groups, const char* file, int line) {
+#if TG_SIMT_SWITCH
+  Scheduler::here()->copy_wait(groups, file, line);
+#else
+  static_cast<void>(groups), static_cast<void>(file), static_cast<void>(line);
+#endif
+}
 TOMOGRAD_INLINE void* dynamic_shared() {
 #if TG_SIMT_SWITCH
   return Scheduler::here()->dynamic_shared();
@@ -385,8 +546,8 @@ inline std::string refusal(const Launch& l) {
   return {};
 }
 
-TOMOGRAD_INLINE tg_status run(std::string_view kernel, const Launch& launch, const tg_ctx* ctx, void (*body)(const void*),
-                              const void* args) try {
+inline tg_status run_once(std::string_view kernel, const Launch& launch, const tg_ctx* ctx, void (*body)(const void*), const void* args,
+                          std::size_t args_bytes) try {
   Settings& s = settings();
   if (const std::string why = refusal(launch); !why.empty()) {
     error_text() = std::string(kernel) + ": " + why;
@@ -405,8 +566,11 @@ TOMOGRAD_INLINE tg_status run(std::string_view kernel, const Launch& launch, con
   job.launch = launch;
   job.body = body;
   job.args = args;
+  job.args_bytes = args_bytes;
   job.order = s.order;
   job.seed = s.seed;
+  job.landing = s.landing;
+  job.watcher = s.watcher;
   job.blocks = blocks;
   job.chunk = (blocks + 255) / 256;
   job.first = 0;
@@ -433,11 +597,17 @@ TOMOGRAD_INLINE tg_status run(std::string_view kernel, const Launch& launch, con
     }
   };
   const std::int64_t items = (blocks + job.chunk - 1) / job.chunk;
-  ctx->parallel_for(ctx->pool, items, chunk, &job);
+  if (job.watcher) {
+    job.watcher->launch_begins(kernel);
+    for (std::int64_t item = 0; item < items; ++item) chunk(&job, item, 0);
+    job.watcher->launch_ends();
+  } else {
+    ctx->parallel_for(ctx->pool, items, chunk, &job);
+  }
   if (job.error.empty()) return kTgOk;
   error_text() = std::string(kernel) + ": " + job.error;
 #else
-  static_cast<void>(ctx), static_cast<void>(body), static_cast<void>(args), static_cast<void>(s);
+  static_cast<void>(ctx), static_cast<void>(body), static_cast<void>(args), static_cast<void>(args_bytes), static_cast<void>(s);
   error_text() = "simt: this platform has neither x86-64 System V nor ucontext";
 #endif
   return kTgDeviceError;
@@ -446,7 +616,37 @@ TOMOGRAD_INLINE tg_status run(std::string_view kernel, const Launch& launch, con
   return kTgDeviceError;
 }
 
+TOMOGRAD_INLINE tg_status run(std::string_view kernel, const Launch& launch, const tg_ctx* ctx, void (*body)(const void*), const void* args,
+                              std::size_t args_bytes) try {
+  LaunchObserver observer;
+  {
+    std::lock_guard lock(settings().mutex);
+    observer = settings().observer;
+  }
+  if (!observer) return run_once(kernel, launch, ctx, body, args, args_bytes);
+  return observer(kernel, [&] { return run_once(kernel, launch, ctx, body, args, args_bytes); });
+} catch (const std::exception& e) {
+  error_text() = e.what();
+  return kTgDeviceError;
+}
+
+TOMOGRAD_INLINE void set_watcher(Watcher* watcher) { settings().watcher = watcher; }
+
 }  // namespace machine
+
+TOMOGRAD_INLINE void set_launch_observer(LaunchObserver observer) {
+  auto& s = machine::settings();
+  std::lock_guard lock(s.mutex);
+  s.observer = std::move(observer);
+}
+
+TOMOGRAD_INLINE void set_copy_landing(CopyLanding landing) { machine::settings().landing = landing; }
+
+TOMOGRAD_INLINE std::vector<Synchronisation> synchronisations() {
+  auto& s = machine::settings();
+  std::lock_guard lock(s.mutex);
+  return {s.synchronisations.begin(), s.synchronisations.end()};
+}
 
 TOMOGRAD_INLINE void set_thread_order(ThreadOrder order, std::uint64_t seed) {
   machine::settings().order = order;
