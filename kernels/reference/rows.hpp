@@ -10,22 +10,26 @@
 
 namespace tomograd::inline TOMOGRAD_ABI::kernels::reference {
 
-/// log sum_j exp(x_j); all of log-softmax is x - log_sum_exp(x).
+/// log sum_j exp(x_j) in two terms; log p_j = (x_j - largest) - log_sum, which keeps its digits where x is large.
+struct RowScale {
+  double largest, log_sum;
+  double log_p(double x) const { return (x - largest) - log_sum; }
+};
 template <class T>
-double log_sum_exp(const T* x, int64_t cols) {
+RowScale row_scale(const T* x, int64_t cols) {
   double largest = -std::numeric_limits<double>::infinity();
   for (int64_t j = 0; j < cols; ++j) largest = double(x[j]) > largest ? double(x[j]) : largest;
   double sum = 0;
   for (int64_t j = 0; j < cols; ++j) sum += std::exp(double(x[j]) - largest);
-  return largest + std::log(sum);
+  return {largest, std::log(sum)};
 }
 
 template <class T>
 void softmax(const tg_softmax_desc& d, const T* x, T* y, const tg_ctx* ctx) {
   parallel(ctx, d.rows, [&](int64_t i) {
-    const double shift = log_sum_exp(x + i * d.cols, d.cols);
+    const RowScale scale = row_scale(x + i * d.cols, d.cols);
     for (int64_t j = i * d.cols; j < (i + 1) * d.cols; ++j) {
-      const double log_p = double(x[j]) - shift;
+      const double log_p = scale.log_p(double(x[j]));
       y[j] = T(d.log ? log_p : std::exp(log_p));
     }
   });
@@ -66,10 +70,10 @@ void cross_entropy(const tg_cross_entropy_desc& d, const T* logits, const int64_
     double row_loss = 0;
     if (label != d.ignore_index) {
       const T* const x = logits + i * d.cols;
-      const double shift = log_sum_exp(x, d.cols);
-      row_loss = (1 - d.smoothing) * weight_of(weights, label) * (shift - double(x[label]));
+      const RowScale scale = row_scale(x, d.cols);
+      row_loss = (1 - d.smoothing) * weight_of(weights, label) * -scale.log_p(double(x[label]));
       if (d.smoothing != 0)
-        for (int64_t j = 0; j < d.cols; ++j) row_loss += d.smoothing / double(d.cols) * weight_of(weights, j) * (shift - double(x[j]));
+        for (int64_t j = 0; j < d.cols; ++j) row_loss += d.smoothing / double(d.cols) * weight_of(weights, j) * -scale.log_p(double(x[j]));
     }
     if (d.reduction == kTgNone) loss[i] = T(row_loss);
     total += row_loss;
@@ -92,10 +96,10 @@ void cross_entropy_grad(const tg_cross_entropy_desc& d, const T* logits, const i
       return;
     }
     const double scale = double(dloss[d.reduction == kTgNone ? i : 0]) / divisor;
-    const double shift = log_sum_exp(x, d.cols);
+    const RowScale row = row_scale(x, d.cols);
     const double hard = (1 - d.smoothing) * weight_of(weights, label), soft = d.smoothing / double(d.cols);
     for (int64_t j = 0; j < d.cols; ++j) {
-      const double p = std::exp(double(x[j]) - shift);
+      const double p = std::exp(row.log_p(double(x[j])));
       dx[j] = T(scale * (hard * (p - (j == label ? 1 : 0)) + soft * (weight_sum * p - weight_of(weights, j))));
     }
   });

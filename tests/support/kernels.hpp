@@ -173,10 +173,10 @@ inline const std::vector<Table>& tables_under_test() {
     for (const char* isa : {"scalar", "avx2", "avx512"})
       if (const tg_kernels* k = tomograd::kernels::cpu_kernels_for(isa)) found.push_back({k, true, true});
 #if defined(TOMOGRAD_TEST_SIMT)
-    if (const tg_kernels* k = tomograd::kernels::simt_kernels()) found.push_back({k, false, false});
+    if (const tg_kernels* k = tomograd::kernels::simt_kernels()) found.push_back({k, true, false});
 #endif
 #if defined(TOMOGRAD_HAVE_CUDA)
-    if (const tg_kernels* k = tg_cuda_get_api(TG_KERNELS_VERSION, nullptr)) found.push_back({k, false, false});
+    if (const tg_kernels* k = tg_cuda_get_api(TG_KERNELS_VERSION, nullptr)) found.push_back({k, true, false});
 #endif
     return found;
   }();

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: MIT
+// Copyright The tomograd authors
+//
+// Max and average pooling and their gradients.   x (N,H,W,C), y and indices (N,P,Q,C)   float32, float64
+// One thread makes one output, of 16 bytes of channels where C allows; neighbouring threads have neighbouring channels, so every access
+// is coalesced. Gradients gather: each input pixel sums, in order, over the few windows that hold it: no atomics, no zeroing before.
+// Bound by memory: x is read R*S/(stride*stride) times, all but the first from the cache; indices cost 4 bytes per output.
+// An average over the whole picture is a reduction (reduce.cuh): a thread per output would leave a GPU idle.
+#pragma once
+
+#include "reduce.cuh"
+
+namespace TG_KERNEL_NAMESPACE {
+
+/// One window along one axis: [begin, end) inside the input, `padded` of its places inside the padded input.
+struct PoolWindow {
+  std::int64_t begin, end, padded;
+};
+__device__ __forceinline__ PoolWindow pool_window(std::int64_t p, std::int64_t stride, std::int64_t before, std::int64_t after,
+                                                  std::int64_t window, std::int64_t size) {
+  const std::int64_t from = p * stride - before, to = from + window < size + after ? from + window : size + after;
+  return {from > 0 ? from : 0, to < size ? to : size, to - from};
+}
+/// The windows along one axis that reach from or over place h: [begin, end) of [0, p).
+struct PoolRange {
+  std::int64_t begin, end;
+};
+__device__ __forceinline__ PoolRange windows_over(std::int64_t h, std::int64_t stride, std::int64_t before, std::int64_t window,
+                                                  std::int64_t p) {
+  const std::int64_t at = h + before, first = at - window + 1;
+  const std::int64_t begin = first > 0 ? (first + stride - 1) / stride : 0, end = at / stride + 1;
+  return {begin, end < p ? end : p};
+}
+
+/// Piece i of a picture batch (n, h, w, pieces of channels).
+struct PoolPlace {
+  std::int64_t n, h, w, c;
+};
+__device__ __forceinline__ PoolPlace pool_place(std::int64_t i, std::int64_t h, std::int64_t w, std::int64_t pieces, int lanes) {
+  PoolPlace at{};
+  at.c = i % pieces * lanes, i /= pieces;
+  at.w = i % w, i /= w;
+  at.h = i % h, at.n = i / h;
+  return at;
+}
+
+template <class T, int kLanes>
+__global__ void max_pool_kernel(tg_pool_desc d, const T* x, T* y, std::int32_t* indices, std::int64_t count) {
+  for (std::int64_t i = first_item(); i < count; i += item_stride()) {
+    const PoolPlace at = pool_place(i, d.p, d.q, d.c / kLanes, kLanes);
+    const PoolWindow rows = pool_window(at.h, d.stride_h, d.pad_top, d.pad_bottom, d.r, d.h);
+    const PoolWindow cols = pool_window(at.w, d.stride_w, d.pad_left, d.pad_right, d.s, d.w);
+    const std::int64_t first = rows.begin < rows.end && cols.begin < cols.end ? rows.begin * d.w + cols.begin : -1;
+    Lanes<T, kLanes> largest;
+    Lanes<std::int32_t, kLanes> index;
+    for (int l = 0; l < kLanes; ++l) largest.lane[l] = -static_cast<T>(INFINITY), index.lane[l] = static_cast<std::int32_t>(first);
+    for (std::int64_t h = rows.begin; h < rows.end; ++h)
+      for (std::int64_t w = cols.begin; w < cols.end; ++w) {
+        const Lanes<T, kLanes> v = load_lanes<kLanes>(x + ((at.n * d.h + h) * d.w + w) * d.c + at.c);
+        for (int l = 0; l < kLanes; ++l)
+          if (v.lane[l] > largest.lane[l] || v.lane[l] != v.lane[l])  // the first of equals, or a NaN
+            largest.lane[l] = v.lane[l], index.lane[l] = static_cast<std::int32_t>(h * d.w + w);
+      }
+    store_lanes<kLanes>(y + i * kLanes, largest);
+    if (indices) store_lanes<kLanes>(indices + i * kLanes, index);
+  }
+}
+
+template <class T, int kLanes>
+__global__ void max_pool_grad_kernel(tg_pool_desc d, const T* dy, const std::int32_t* indices, T* dx, std::int64_t count) {
+  for (std::int64_t i = first_item(); i < count; i += item_stride()) {
+    const PoolPlace at = pool_place(i, d.h, d.w, d.c / kLanes, kLanes);
+    const PoolRange rows = windows_over(at.h, d.stride_h, d.pad_top, d.r, d.p), cols = windows_over(at.w, d.stride_w, d.pad_left, d.s, d.q);
+    Lanes<T, kLanes> sum{};
+    for (std::int64_t p = rows.begin; p < rows.end; ++p)
+      for (std::int64_t q = cols.begin; q < cols.end; ++q) {
+        const std::int64_t from = ((at.n * d.p + p) * d.q + q) * d.c + at.c;
+        const Lanes<std::int32_t, kLanes> index = load_lanes<kLanes>(indices + from);
+        const Lanes<T, kLanes> g = load_lanes<kLanes>(dy + from);
+        for (int l = 0; l < kLanes; ++l)
+          if (index.lane[l] == at.h * d.w + at.w) sum.lane[l] += g.lane[l];
+      }
+    store_lanes<kLanes>(dx + i * kLanes, sum);
+  }
+}
+
+template <class T>
+__device__ __forceinline__ T pool_divisor(const tg_pool_desc& d, const PoolWindow& rows, const PoolWindow& cols) {
+  return static_cast<T>(d.count_include_pad ? rows.padded * cols.padded : (rows.end - rows.begin) * (cols.end - cols.begin));
+}
+
+template <class T, int kLanes>
+__global__ void avg_pool_kernel(tg_pool_desc d, const T* x, T* y, std::int64_t count) {
+  for (std::int64_t i = first_item(); i < count; i += item_stride()) {
+    const PoolPlace at = pool_place(i, d.p, d.q, d.c / kLanes, kLanes);
+    const PoolWindow rows = pool_window(at.h, d.stride_h, d.pad_top, d.pad_bottom, d.r, d.h);
+    const PoolWindow cols = pool_window(at.w, d.stride_w, d.pad_left, d.pad_right, d.s, d.w);
+    Lanes<T, kLanes> sum{};
+    for (std::int64_t h = rows.begin; h < rows.end; ++h)
+      for (std::int64_t w = cols.begin; w < cols.end; ++w) {
+        const Lanes<T, kLanes> v = load_lanes<kLanes>(x + ((at.n * d.h + h) * d.w + w) * d.c + at.c);
+        for (int l = 0; l < kLanes; ++l) sum.lane[l] += v.lane[l];
+      }
+    if (rows.begin < rows.end && cols.begin < cols.end) {
+      const T divisor = pool_divisor<T>(d, rows, cols);
+      for (int l = 0; l < kLanes; ++l) sum.lane[l] /= divisor;
+    }
+    store_lanes<kLanes>(y + i * kLanes, sum);
+  }
+}
+
+template <class T, int kLanes>
+__global__ void avg_pool_grad_kernel(tg_pool_desc d, const T* dy, T* dx, std::int64_t count) {
+  for (std::int64_t i = first_item(); i < count; i += item_stride()) {
+    const PoolPlace at = pool_place(i, d.h, d.w, d.c / kLanes, kLanes);
+    const PoolRange ps = windows_over(at.h, d.stride_h, d.pad_top, d.r, d.p), qs = windows_over(at.w, d.stride_w, d.pad_left, d.s, d.q);
+    Lanes<T, kLanes> sum{};
+    for (std::int64_t p = ps.begin; p < ps.end; ++p) {
+      const PoolWindow rows = pool_window(p, d.stride_h, d.pad_top, d.pad_bottom, d.r, d.h);
+      for (std::int64_t q = qs.begin; q < qs.end; ++q) {
+        const PoolWindow cols = pool_window(q, d.stride_w, d.pad_left, d.pad_right, d.s, d.w);
+        const T divisor = pool_divisor<T>(d, rows, cols);
+        const Lanes<T, kLanes> g = load_lanes<kLanes>(dy + ((at.n * d.p + p) * d.q + q) * d.c + at.c);
+        for (int l = 0; l < kLanes; ++l) sum.lane[l] += g.lane[l] / divisor;
+      }
+    }
+    store_lanes<kLanes>(dx + i * kLanes, sum);
+  }
+}
+
+/// f(type, lanes, count): float or double, 16 bytes of channels or one.
+template <class F>
+tg_status pool_variants(const tg_pool_desc* d, std::int64_t elements, bool aligned, const F& f) {
+  if (elements == 0) return d->dtype == kTgFloat32 || d->dtype == kTgFloat64 ? kTgOk : kTgUnsupported;
+  return for_floating(d->dtype, [&](auto zero) {
+    constexpr int kLanes = Vec16<decltype(zero)>::kLanes;
+    if (aligned && d->c % kLanes == 0) return f(zero, std::integral_constant<int, kLanes>{}, elements / kLanes);
+    return f(zero, std::integral_constant<int, 1>{}, elements);
+  });
+}
+
+inline tg_status max_pool(const tg_pool_desc* d, const void* x, void* y, std::int32_t* indices, const tg_ctx* ctx) {
+  if (d->h * d->w > kMostInt) return kTgUnsupported;
+  return pool_variants(d, d->n * d->p * d->q * d->c, all_aligned16(x, y, indices), [&](auto zero, auto lanes, std::int64_t count) {
+    using T = decltype(zero);
+    return launch<max_pool_kernel<T, decltype(lanes)::value>>(elementwise_launch(count), ctx, *d, static_cast<const T*>(x),
+                                                              static_cast<T*>(y), indices, count);
+  });
+}
+
+inline tg_status max_pool_grad(const tg_pool_desc* d, const void* dy, const std::int32_t* indices, void* dx, const tg_ctx* ctx) {
+  return pool_variants(d, d->n * d->h * d->w * d->c, all_aligned16(dy, indices, dx), [&](auto zero, auto lanes, std::int64_t count) {
+    using T = decltype(zero);
+    return launch<max_pool_grad_kernel<T, decltype(lanes)::value>>(elementwise_launch(count), ctx, *d, static_cast<const T*>(dy), indices,
+                                                                   static_cast<T*>(dx), count);
+  });
+}
+
+inline tg_status avg_pool(const tg_pool_desc* d, const void* x, void* y, const tg_ctx* ctx) {
+  const bool whole = d->p == 1 && d->q == 1 && d->r == d->h && d->s == d->w && d->pad_top + d->pad_left + d->pad_bottom + d->pad_right == 0;
+  if (whole && d->n * d->c > 0) {
+    tg_reduce_desc r{};
+    r.dims = 3;
+    r.size[0] = d->n, r.size[1] = d->h * d->w, r.size[2] = d->c;
+    r.reduced[1] = 1;
+    ReducePlan plan = plan_reduce(&r);
+    plan.chunk = plan.terms, plan.chunks = 1;  // pooling has no workspace
+    return for_floating(d->dtype, [&](auto zero) {
+      using T = decltype(zero);
+      return run_reduce<T>(plan, 1 / static_cast<double>(d->h * d->w), static_cast<const T*>(x), static_cast<T*>(y), nullptr, ctx);
+    });
+  }
+  return pool_variants(d, d->n * d->p * d->q * d->c, all_aligned16(x, y), [&](auto zero, auto lanes, std::int64_t count) {
+    using T = decltype(zero);
+    return launch<avg_pool_kernel<T, decltype(lanes)::value>>(elementwise_launch(count), ctx, *d, static_cast<const T*>(x),
+                                                              static_cast<T*>(y), count);
+  });
+}
+
+inline tg_status avg_pool_grad(const tg_pool_desc* d, const void* dy, void* dx, const tg_ctx* ctx) {
+  return pool_variants(d, d->n * d->h * d->w * d->c, all_aligned16(dy, dx), [&](auto zero, auto lanes, std::int64_t count) {
+    using T = decltype(zero);
+    return launch<avg_pool_grad_kernel<T, decltype(lanes)::value>>(elementwise_launch(count), ctx, *d, static_cast<const T*>(dy),
+                                                                   static_cast<T*>(dx), count);
+  });
+}
+
+}  // namespace TG_KERNEL_NAMESPACE
