@@ -13,7 +13,6 @@ namespace TG_KERNEL_NAMESPACE {
 
 constexpr int kThreads = 256;
 constexpr std::int64_t kMaxBlocks = 4096;  // enough to fill any GPU several times; more would only be launched, not run
-constexpr std::uint32_t kWholeWarp = 0xffffffffu;
 constexpr std::int64_t kMostInt = 0x7fffffff;
 
 /// The shape of a kernel whose threads stride over `items` pieces of work.
