@@ -1,177 +1,112 @@
 // SPDX-License-Identifier: MIT
 // Copyright The tomograd authors
 //
-// Convolution (forward, with moments, both gradients) and matmul of the CPU table, on the layers of ResNet at 224 x 224, batch 1 and 16.
-//   ./run bench kernels_bench --benchmark_filter='3x3.*/16'       TOMOGRAD_ISA=avx2 ./run bench kernels_bench
-// share: of the measured FMA peak of all threads together, by the wall clock, counting the multiplications of the direct sum: Winograd can
-// exceed 1. Layers that the rule gives to Winograd have a second row, "gemm", by implicit GEMM. Where other programs run too, look at the
-// CPU column: it sums the threads, and includes workers that wait for work.
+// Kernels of the CPU table other than the convolutions of layers_bench: matmul, the linear layer, depthwise, packing, and what is bound by
+// memory, at sizes of ResNet-50 with batch 16.
+//     ./run bench kernels --benchmark_filter=matmul
 #include <benchmark/benchmark.h>
 
-#include <cstdio>
-#include <memory>
-#include <new>
-#include <string>
-#include <tomograd/core/kernels.hpp>
-#include <tomograd/core/parallel.hpp>
-#include <vector>
-
-#if __has_include(<tomograd/kernels/cpu/peak.hpp>)
-#include <tomograd/kernels/cpu/peak.hpp>
-#else
-#include "../kernels/cpu/peak.hpp"
-#endif
+#include "support.hpp"
 
 namespace {
 
-struct Free {
-  void operator()(float* p) const { ::operator delete[](p, std::align_val_t{64}); }
-};
-using Floats = std::unique_ptr<float[], Free>;
-Floats floats(int64_t count) {
-  auto n = static_cast<std::size_t>(count > 0 ? count : 1);
-  Floats p(static_cast<float*>(::operator new[](n * sizeof(float), std::align_val_t{64})));
-  for (std::size_t i = 0; i < n; ++i) p[i] = static_cast<float>(i % 17) * 0.125f - 1.0f;
-  return p;
+using bench::floats, bench::Floats, bench::table, bench::Work;
+
+/// Runs call(ctx) with scratch for op, where it needs some.
+template <class F>
+void time(benchmark::State& state, const Work& work, std::int64_t scratch, F call) {
+  bench::Context ctx(scratch);
+  bench::time(state, work, [&] { return call(&ctx); });
 }
+std::int64_t scratch(tg_op op, const void* desc) { return table().workspace(op, desc, bench::tg::num_threads()); }
 
-const tg_kernels& table() { return *tomograd::kernels::cpu_kernels(); }
-double peak = 0;  // FLOP/s of all threads
-
-struct Context : tg_ctx {
-  Floats scratch;
-  explicit Context(int64_t bytes) : tg_ctx{}, scratch(floats((bytes + 3) / 4)) {
-    parallel_for = tomograd::detail::parallel_for_c;
-    workers = tomograd::num_threads();
-    workspace = scratch.get();
-    workspace_bytes = bytes;
-  }
-};
-
-void report(benchmark::State& state, double flops) {
-  using benchmark::Counter;
-  state.counters["GFLOP/s"] = Counter(flops * 1e-9, Counter::kIsIterationInvariantRate);
-  if (peak > 0) state.counters["share"] = Counter(flops / peak, Counter::kIsIterationInvariantRate);
-}
-
-struct Layer {
-  const char* name;
-  int64_t size, c, k, r, stride, groups;
-};
-const Layer kLayers[] = {
-    {"stem 7x7/2 3-64 @224", 224, 3, 64, 7, 2, 1}, {"3x3 64-64 @56", 56, 64, 64, 3, 1, 1},
-    {"3x3 128-128 @28", 28, 128, 128, 3, 1, 1},    {"3x3 256-256 @14", 14, 256, 256, 3, 1, 1},
-    {"3x3 512-512 @7", 7, 512, 512, 3, 1, 1},      {"3x3/2 128-256 @28", 28, 128, 256, 3, 2, 1},
-    {"1x1 64-256 @56", 56, 64, 256, 1, 1, 1},      {"1x1 256-64 @56", 56, 256, 64, 1, 1, 1},
-    {"1x1 512-128 @28", 28, 512, 128, 1, 1, 1},    {"1x1 256-1024 @14", 14, 256, 1024, 1, 1, 1},
-    {"1x1 1024-256 @14", 14, 1024, 256, 1, 1, 1},  {"1x1 512-2048 @7", 7, 512, 2048, 1, 1, 1},
-    {"1x1 2048-512 @7", 7, 2048, 512, 1, 1, 1},    {"1x1/2 256-512 @56", 56, 256, 512, 1, 2, 1},
-    {"linear 2048-1000", 1, 2048, 1000, 1, 1, 1},  {"depthwise 3x3 256 @28", 28, 256, 256, 3, 1, 256},
-};
-
-tg_conv_desc describe(const Layer& l, int64_t batch) {
-  tg_conv_desc d{};
-  const int64_t pad = l.r / 2, out = (l.size + 2 * pad - l.r) / l.stride + 1;
-  d.n = batch, d.h = d.w = l.size, d.c = l.c, d.k = l.k, d.r = d.s = l.r, d.p = d.q = out;
-  d.stride_h = d.stride_w = l.stride, d.dilation_h = d.dilation_w = 1, d.groups = l.groups;
-  d.pad_top = d.pad_left = d.pad_bottom = d.pad_right = pad;
-  return d;
-}
-
-enum class Pass { forward, moments, grad_data, grad_filter, pack };
-
-void run_conv(benchmark::State& state, const Layer& layer, int64_t batch, Pass pass, tg_conv_algorithm algorithm) {
-  tg_conv_desc d = describe(layer, batch);
-  d.algorithm = algorithm;
-  const tg_op op = pass == Pass::moments       ? kTgOpConv2dWithMoments
-                   : pass == Pass::grad_data   ? kTgOpConv2dGradData
-                   : pass == Pass::grad_filter ? kTgOpConv2dGradFilter
-                                               : kTgOpConv2d;
-  Context ctx(table().workspace(op, &d, tomograd::num_threads()));
-  const Floats x = floats(d.n * d.h * d.w * d.c), w = floats(d.k * d.r * d.s * d.c / d.groups), y = floats(d.n * d.p * d.q * d.k);
-  const Floats packed = floats(table().conv2d_packed_bytes(&d) / 4), mean = floats(d.k), var = floats(d.k);
-  table().conv2d_pack(&d, w.get(), packed.get(), &ctx);
-  tg_conv_args args{x.get(), packed.get(), nullptr, nullptr, y.get(), nullptr, nullptr};
-  if (pass == Pass::moments) args.mean = mean.get(), args.var = var.get();
-  for (auto _ : state) {
-    tg_status status = kTgOk;
-    switch (pass) {
-      case Pass::forward:
-      case Pass::moments:
-        status = table().conv2d(&d, &args, &ctx);
-        break;
-      case Pass::grad_data:
-        status = table().conv2d_grad_data(&d, w.get(), y.get(), x.get(), &ctx);
-        break;
-      case Pass::grad_filter:
-        status = table().conv2d_grad_filter(&d, x.get(), y.get(), w.get(), &ctx);
-        break;
-      case Pass::pack:
-        status = table().conv2d_pack(&d, w.get(), packed.get(), &ctx);
-        break;
+void add_products() {
+  for (const std::int64_t size : {64, 256, 1024})
+    for (const std::int32_t t : {0, 1}) {
+      const tg_matmul_desc d{1, size, size, size, t, t, kTgFloat32};
+      bench::add("matmul " + std::to_string(size) + (t ? " transposed" : ""), [d](benchmark::State& state) {
+        const auto n = d.m * d.k;
+        const Floats a = floats(n), b = floats(n), c = floats(n);
+        time(state, {2.0 * static_cast<double>(n * d.n), 12.0 * static_cast<double>(n)}, scratch(kTgOpMatmul, &d),
+             [&](tg_ctx* ctx) { return table().matmul(&d, a.get(), b.get(), c.get(), ctx); });
+      });
     }
-    if (status != kTgOk) return state.SkipWithError("the table has no such kernel");
+  struct Case {
+    const char* name;
+    tg_conv_desc d;
+    bench::Pass pass;
+  };
+  for (const std::int64_t n : {1, 16}) {
+    const Case cases[] = {{"linear 2048-1000", bench::conv(n, 1, 1, 2048, 1000, 1, 1, 1, 0), bench::Pass::forward},
+                          {"depthwise 3x3 256 @28", bench::conv(n, 28, 28, 256, 256, 3, 3, 1, 1, 256), bench::Pass::forward},
+                          {"pack 3x3 512-512", bench::conv(n, 7, 7, 512, 512, 3, 3, 1, 1), bench::Pass::pack}};
+    for (const Case& c : cases)
+      bench::add(std::string(c.name) + "/" + std::to_string(n), [c](benchmark::State& state) {
+        bench::Convolution conv(c.d, c.pass);
+        const double filter = static_cast<double>(c.d.k * c.d.r * c.d.s * c.d.c),
+                     packed = static_cast<double>(table().conv2d_packed_bytes(&c.d));
+        bench::time(state, c.pass == bench::Pass::pack ? Work{0, 4 * filter + packed} : bench::work_of(c.d), conv);
+      });
   }
-  if (pass != Pass::pack) report(state, 2.0 * static_cast<double>(d.n * d.p * d.q * d.k * d.r * d.s) * static_cast<double>(d.c / d.groups));
 }
 
-void run_matmul(benchmark::State& state, tg_matmul_desc d) {
-  Context ctx(table().workspace(kTgOpMatmul, &d, tomograd::num_threads()));
-  const Floats a = floats(d.batch * d.m * d.k), b = floats(d.batch * d.k * d.n), c = floats(d.batch * d.m * d.n);
-  for (auto _ : state) {
-    if (table().matmul(&d, a.get(), b.get(), c.get(), &ctx) != kTgOk) return state.SkipWithError("the table has no such kernel");
-  }
-  report(state, 2.0 * static_cast<double>(d.batch * d.m * d.n) * static_cast<double>(d.k));
+void add_passes() {
+  constexpr std::int64_t kRows = 16 * 56 * 56, kC = 256, kCount = kRows * kC;
+  const auto bytes = [](double arrays) { return Work{0, 4 * arrays * static_cast<double>(kCount)}; };
+  bench::add("relu 16x56x56x256", [=](benchmark::State& state) {
+    const Floats x = floats(kCount), y = floats(kCount);
+    const tg_unary_desc d{kCount, kTgRelu, 0, kTgFloat32};
+    time(state, bytes(2), 0, [&](tg_ctx* ctx) { return table().unary(&d, x.get(), y.get(), ctx); });
+  });
+  const tg_batch_norm_desc norm{kRows, kC, 1e-5, 0.1, kTgActRelu, 1, kTgFloat32};
+  bench::add("moments 16x56x56x256", [=](benchmark::State& state) {
+    const Floats x = floats(kCount), mean = floats(kC), var = floats(kC);
+    time(state, bytes(1), scratch(kTgOpMoments, &norm),
+         [&](tg_ctx* ctx) { return table().moments(&norm, x.get(), mean.get(), var.get(), ctx); });
+  });
+  bench::add("scale_shift+residual+relu 16x56x56x256", [=](benchmark::State& state) {
+    const Floats x = floats(kCount), r = floats(kCount), y = floats(kCount), a = floats(kC), b = floats(kC);
+    time(state, bytes(3), 0, [&](tg_ctx* ctx) { return table().scale_shift(&norm, x.get(), a.get(), b.get(), r.get(), y.get(), ctx); });
+  });
+  bench::add("batch_norm_grad_reduce 16x56x56x256", [=](benchmark::State& state) {
+    const Floats x = floats(kCount), y = floats(kCount), dy = floats(kCount), m = floats(kC), s = floats(kC), g = floats(kC),
+                 b = floats(kC);
+    time(state, bytes(3), scratch(kTgOpBatchNormGradReduce, &norm), [&](tg_ctx* ctx) {
+      return table().batch_norm_grad_reduce(&norm, x.get(), y.get(), dy.get(), m.get(), s.get(), g.get(), b.get(), ctx);
+    });
+  });
+  bench::add("batch_norm_grad_apply 16x56x56x256", [=](benchmark::State& state) {
+    const Floats x = floats(kCount), y = floats(kCount), dy = floats(kCount), dx = floats(kCount);
+    const Floats m = floats(kC), s = floats(kC), gamma = floats(kC), g = floats(kC), b = floats(kC);
+    time(state, bytes(4), 0, [&](tg_ctx* ctx) {
+      return table().batch_norm_grad_apply(&norm, x.get(), y.get(), dy.get(), m.get(), s.get(), gamma.get(), g.get(), b.get(), dx.get(),
+                                           nullptr, ctx);
+    });
+  });
+  tg_pool_desc pool{};
+  pool.n = 16, pool.h = pool.w = 112, pool.c = 64, pool.r = pool.s = 3, pool.p = pool.q = 56;
+  pool.stride_h = pool.stride_w = 2, pool.pad_top = pool.pad_left = 1, pool.dtype = kTgFloat32;
+  const auto in = pool.n * pool.h * pool.w * pool.c, out = pool.n * pool.p * pool.q * pool.c;
+  bench::add("max_pool 3x3/2 16x112x112x64", [=](benchmark::State& state) {
+    const Floats x = floats(in), y = floats(out);
+    time(state, {0, 4.0 * static_cast<double>(in + out)}, 0,
+         [&](tg_ctx* ctx) { return table().max_pool(&pool, x.get(), y.get(), nullptr, ctx); });
+  });
+  const std::int64_t parameters = 25557032;
+  bench::add("sgd with momentum, 25.6 M", [=](benchmark::State& state) {
+    const Floats p = floats(parameters), g = floats(parameters), buffer = floats(parameters);
+    tg_sgd_desc d{};
+    d.count = parameters, d.lr = 1e-6, d.momentum = 0.9, d.dtype = kTgFloat32;
+    time(state, {0, 20.0 * static_cast<double>(parameters)}, 0,
+         [&](tg_ctx* ctx) { return table().sgd(&d, p.get(), g.get(), buffer.get(), ctx); });
+  });
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (!tomograd::kernels::cpu_kernels()) {
-    std::fprintf(stderr, "kernels_bench: TOMOGRAD_ISA asks for an instruction set this machine lacks\n");
-    return 1;
-  }
-  const int threads = tomograd::num_threads();
-  std::vector<double> peaks(static_cast<std::size_t>(threads));
-  tomograd::parallel_for(
-      threads, [&](int64_t block, int32_t) { peaks[static_cast<std::size_t>(block)] = tomograd::kernels::fma_peak(table().name); });
-  for (double p : peaks) peak += p;
-  benchmark::AddCustomContext("cpu", tomograd::kernels::cpu_name());
-  benchmark::AddCustomContext("table", table().name);
-  benchmark::AddCustomContext("threads", std::to_string(threads));
-  benchmark::AddCustomContext("fma_peak_gflops", std::to_string(static_cast<int>(peak * 1e-9)));
-
-  const std::pair<const char*, Pass> passes[] = {
-      {"forward", Pass::forward}, {"forward+moments", Pass::moments}, {"grad_data", Pass::grad_data}, {"grad_filter", Pass::grad_filter}};
-  const auto add = [](const std::string& name, auto body) {
-    benchmark::RegisterBenchmark(name.c_str(), body)->UseRealTime()->MeasureProcessCPUTime()->Unit(benchmark::kMillisecond)->MinTime(0.1);
-  };
-  for (const Layer& layer : kLayers) {
-    for (const int64_t batch : {1, 16}) {
-      for (const auto& [name, pass] : passes) {
-        const Pass p = pass;
-        const tg_conv_desc d = describe(layer, batch);
-        const tg_conv_algorithm best = table().conv2d_choose(&d, p == Pass::grad_data ? kTgConvGradData : kTgConvForward);
-        const bool twice = best >= kTgConvWinograd && p != Pass::grad_filter;
-        const std::string row = std::string(layer.name) + "/" + name;
-        add(row + "/" + std::to_string(batch),
-            [&layer, batch, p](benchmark::State& state) { run_conv(state, layer, batch, p, kTgConvAuto); });
-        if (twice)
-          add(row + " gemm/" + std::to_string(batch),
-              [&layer, batch, p](benchmark::State& state) { run_conv(state, layer, batch, p, kTgConvImplicitGemm); });
-      }
-      add(std::string(layer.name) + "/pack/" + std::to_string(batch),
-          [&layer, batch](benchmark::State& state) { run_conv(state, layer, batch, Pass::pack, kTgConvAuto); });
-    }
-  }
-  for (const int64_t size : {64, 256, 1024}) {
-    for (const int32_t transposed : {0, 1}) {
-      const tg_matmul_desc d{1, size, size, size, transposed, transposed, kTgFloat32};
-      add("matmul " + std::to_string(size) + (transposed ? " transposed" : ""), [d](benchmark::State& state) { run_matmul(state, d); });
-    }
-  }
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
-  benchmark::RunSpecifiedBenchmarks();
-  return 0;
+  return bench::run(argc, argv, [] {
+    add_products();
+    add_passes();
+  });
 }

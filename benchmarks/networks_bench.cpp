@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: MIT
 // Copyright The tomograd authors
 //
-// Whole networks at 224×224: planned inference and a training step (forward, backward, SGD), pictures per second.
-//     networks_bench --benchmark_filter=infer/resnet50
+// Whole networks at 224 x 224: planned inference and a training step (forward, backward, SGD), pictures per second. The roofline of a
+// network is the sum of its steps'; a training step counts as three times the forward pass.
+//     ./run bench networks --benchmark_filter=infer/resnet50
 #include <benchmark/benchmark.h>
 
+#include <string>
 #include <tomograd/tomograd.hpp>
 
-#include <string>
+#include "support.hpp"
 
 namespace {
 
@@ -19,44 +21,56 @@ tg::Tensor noise(std::int64_t n) {
   return x;
 }
 
+template <class F>
+void run(benchmark::State& state, const tg::Plan& plan, double passes, F call) {
+  call();
+  const double seconds = bench::time(state, [&] {
+    call();
+    return kTgOk;
+  });
+  double least = 0, compute = 0, flops = 0;
+  for (const tg::StepInfo& s : plan.steps()) {
+    const bench::Work w{static_cast<double>(s.flops), static_cast<double>(s.bytes)};
+    least += passes * w.least_seconds(bench::machine());
+    flops += passes * w.flops;
+    if (*w.bound(bench::machine()) == 'c') compute += passes * w.least_seconds(bench::machine());
+  }
+  state.counters["images/s"] = static_cast<double>(plan.max_batch()) / seconds;
+  state.counters["GFLOP/s"] = std::round(flops / seconds * 1e-9);
+  if (bench::machine().peak > 0) state.counters["%peak"] = std::round(1000 * flops / seconds / bench::machine().peak) / 10;
+  state.counters["%roof"] = std::round(1000 * least / seconds) / 10;
+  state.SetLabel(std::to_string(std::lround(100 * compute / least)) + " % of the roof is compute");
+}
+
 void infer(benchmark::State& state, const std::string& arch, std::int64_t batch) {
   const auto net = tg::make_model(arch);
   tg::Session session(tg::compile(*net, {batch, 224, 224, 3}));
   const tg::Tensor x = noise(batch);
   tg::Tensor y = tg::empty({batch, 1000});
-  session.run(x.data<float>(), batch, y.data<float>());
-  for (auto _ : state) session.run(x.data<float>(), batch, y.data<float>());
-  state.SetItemsProcessed(state.iterations() * batch);
+  run(state, session.plan(), 1, [&] { session.run(x.data<float>(), batch, y.data<float>()); });
 }
 
 void train(benchmark::State& state, const std::string& arch, std::int64_t batch) {
   const auto net = tg::make_model(arch);
+  const tg::Plan plan = tg::compile(*net, {batch, 224, 224, 3});
   tg::optim::SGD optimizer({{.parameters = net->parameters(), .lr = 0.01}});
   const tg::Tensor x = noise(batch), y = tg::full({batch}, 3, tg::DType::i64);
-  auto step = [&] {
+  run(state, plan, 3, [&] {
     tg::Tape tape;
     tape.backward(tg::cross_entropy((*net)(x), y));
     optimizer.step();
     optimizer.clear_gradients();
-  };
-  step();
-  for (auto _ : state) step();
-  state.SetItemsProcessed(state.iterations() * batch);
+  });
+}
+
+void add_all() {
+  for (const std::string arch : {"resnet18", "resnet50", "resnet152"}) {
+    for (const std::int64_t batch : {1, 16})
+      bench::add("infer/" + arch + "/" + std::to_string(batch), [=](benchmark::State& state) { infer(state, arch, batch); });
+    if (arch != "resnet152") bench::add("train/" + arch + "/16", [=](benchmark::State& state) { train(state, arch, 16); });
+  }
 }
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  for (const std::string arch : {"resnet18", "resnet50"}) {
-    for (const std::int64_t batch : {1, 16})
-      benchmark::RegisterBenchmark(("infer/" + arch + "/batch" + std::to_string(batch)).c_str(), infer, arch, batch)
-          ->Unit(benchmark::kMillisecond)
-          ->UseRealTime();
-    benchmark::RegisterBenchmark(("train/" + arch + "/batch16").c_str(), train, arch, 16)->Unit(benchmark::kMillisecond)->UseRealTime();
-  }
-  benchmark::AddCustomContext("isa", tg::cpu().name());
-  benchmark::AddCustomContext("threads", std::to_string(tg::num_threads()));
-  benchmark::Initialize(&argc, argv);
-  benchmark::RunSpecifiedBenchmarks();
-  return 0;
-}
+int main(int argc, char** argv) { return bench::run(argc, argv, add_all); }
