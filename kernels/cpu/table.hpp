@@ -130,10 +130,15 @@ TOMOGRAD_INLINE const tg_kernels* cpu_kernels_for(const char* name) {
   if (std::strcmp(name, "scalar") == 0) return &scalar;
 #if defined(__x86_64__)
   static const int best = detail::detect_isa();
-  static const tg_kernels avx2 = cpu_avx2::table();
-  static const tg_kernels avx512 = cpu_avx512::table();
-  if (std::strcmp(name, "avx2") == 0) return best >= 1 ? &avx2 : nullptr;
-  if (std::strcmp(name, "avx512") == 0) return best >= 2 ? &avx512 : nullptr;
+  // table() lies in its region: only a machine that has the instruction set may call it.
+  if (std::strcmp(name, "avx2") == 0 && best >= 1) {
+    static const tg_kernels avx2 = cpu_avx2::table();
+    return &avx2;
+  }
+  if (std::strcmp(name, "avx512") == 0 && best >= 2) {
+    static const tg_kernels avx512 = cpu_avx512::table();
+    return &avx512;
+  }
 #endif
   return nullptr;
 }
