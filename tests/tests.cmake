@@ -81,7 +81,7 @@ if(TOMOGRAD_TESTS)
     endforeach()
   endforeach()
 
-  foreach(part structure packaging)
+  foreach(part structure packaging instructions)
     if(EXISTS "${PROJECT_SOURCE_DIR}/tests/${part}/tests.cmake")
       include(tests/${part}/tests.cmake)
     endif()

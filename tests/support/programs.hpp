@@ -35,7 +35,7 @@ class ProgramTest : public ::testing::Test {
   void SetUp() override {
     if (!std::filesystem::exists(std::filesystem::path(TOMOGRAD_BIN_DIR) / "tomograd")) GTEST_SKIP() << "the programs were not built";
   }
-  /// "tomograd predict …", in `folder`; environment: "NAME=value".
+  /// "tomograd predict …", in `folder`; environment: what stands before it, "NAME=value" or "valgrind --…".
   Outcome run(const std::string& command, const std::string& environment = {}) const {
     const std::string line = "cd '" + folder.path().string() + "' && " + environment + " '" TOMOGRAD_BIN_DIR "'/" + command +
                              " > out.txt 2> err.txt < /dev/null";
