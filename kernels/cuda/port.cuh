@@ -224,7 +224,7 @@ tg_status launch(const Launch& l, const tg_ctx* ctx, Args... args) {
 }
 
 inline tg_status copy_on_device(void* to, const void* from, std::int64_t bytes, const tg_ctx*) {
-  if (bytes > 0) std::memcpy(to, from, static_cast<std::size_t>(bytes));
+  if (bytes > 0) machine::copy_memory(to, from, static_cast<std::size_t>(bytes));
   return kTgOk;
 }
 

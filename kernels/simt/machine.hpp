@@ -13,6 +13,7 @@
 // whole method.
 #pragma once
 
+#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -52,8 +53,8 @@ struct Synchronisation {
   std::string file;
   int line = 0;
   std::string what;
-  std::string kernel;  // the first that came past
-  bool operator<(const Synchronisation& other) const { return file != other.file ? file < other.file : line < other.line; }
+  std::string kernel;  // that came past
+  friend auto operator<=>(const Synchronisation&, const Synchronisation&) = default;
 };
 /// Those that any launch of this process has come past, sorted.
 TOMOGRAD_INLINE std::vector<Synchronisation> synchronisations();
@@ -104,19 +105,23 @@ class Watcher {
   virtual void launch_ends() = 0;
   virtual void block_begins(const BlockOfThreads&) = 0;
   virtual void block_ends() = 0;
-  virtual void thread_runs(int thread, const void* stack, std::size_t bytes) = 0;  // until thread_pauses
+  virtual void thread_runs(int thread, const void* stack, std::size_t bytes) = 0;
   virtual void thread_pauses() = 0;
+  virtual void thread_resumes() = 0;
   virtual void barrier() = 0;                                // all threads of the block have met
   virtual void warp_sync(int warp, std::uint32_t mask) = 0;  // these lanes have met in __syncwarp; other warp operations order nothing
   virtual void fence() = 0;
   virtual void access(const void* address, std::size_t bytes, Touch, Place) = 0;
   virtual void copy_landed(const void* to, std::size_t bytes) = 0;
+  virtual void copied(const void* to, const void* from, std::size_t bytes) = 0;  // between launches: copy_on_device
   /// True once something is wrong: the thread is not continued, and the launch fails with the sentence.
   virtual bool found() const = 0;
   virtual std::string sentence() = 0;
 };
 /// For launches from now on; nullptr: none. It must outlive them.
 TOMOGRAD_INLINE void set_watcher(Watcher* watcher);
+
+TOMOGRAD_INLINE void copy_memory(void* to, const void* from, std::size_t bytes);
 
 /// Runs body(args) once for each thread of each block.
 TOMOGRAD_INLINE tg_status run(std::string_view kernel, const Launch&, const tg_ctx*, void (*body)(const void* args), const void* args,

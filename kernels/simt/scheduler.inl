@@ -140,6 +140,7 @@ class Scheduler {
 
   void run_block(Job& job, std::int64_t block) {
     const dim3 grid = job.launch.grid, size = job.launch.block;
+    if (!job_ || job.kernel != seen_by_) seen_.clear(), seen_by_ = job.kernel;
     job_ = &job;
     gridDim = grid;
     blockDim = size;
@@ -190,15 +191,37 @@ class Scheduler {
       if (!error_.empty()) {
         for (int t = 0; t < count; ++t)
           if (threads_[static_cast<std::size_t>(t)].state != State::done) fibers_.abandon(t);
-        if (watcher) watcher->block_ends();
+        if (watcher) watcher->block_ends(), watcher->sentence();  // what is wrong has been said
         return job.fail(block, "block " + triple(blockIdx.x, blockIdx.y, blockIdx.z) + ": " + error_);
       }
     }
-    if (watcher) watcher->block_ends();
+    if (watcher) {
+      watcher->block_ends();
+      if (watcher->found()) job.fail(block, "block " + triple(blockIdx.x, blockIdx.y, blockIdx.z) + ": " + watcher->sentence());
+    }
   }
 
   // ---- called inside a fiber
+
+  /// The machine at work on a thread's stack. It may run templates of the standard library whose instrumented twin the linker has kept:
+  /// what they touch is not the kernel's business.
+  class Quiet {
+   public:
+    explicit Quiet(const Scheduler& s) : watcher_(s.job_->watcher) {
+      if (watcher_) watcher_->thread_pauses();
+    }
+    ~Quiet() {
+      if (watcher_) watcher_->thread_resumes();
+    }
+    Quiet(const Quiet&) = delete;
+    Quiet& operator=(const Quiet&) = delete;
+
+   private:
+    Watcher* watcher_;
+  };
+
   void barrier(const char* file, int line) {
+    const Quiet quiet(*this);
     if (passed_over("__syncthreads", file, line)) return;
     Thread& t = thread();
     t.state = State::barrier;
@@ -208,6 +231,7 @@ class Scheduler {
   }
 
   std::uint64_t exchange(WarpOp op, std::uint32_t mask, std::uint64_t value, std::uint32_t lane, int width, const char* file, int line) {
+    const Quiet quiet(*this);
     if (op == WarpOp::sync && passed_over("__syncwarp", file, line)) return 0;
     if (!(mask >> (current_ % 32) & 1)) defect("the calling lane is not in its own mask", file, line);
     if (width < 1 || width > 32 || (width & (width - 1)) != 0) defect("the width must be 1, 2, 4, 8, 16 or 32", file, line);
@@ -224,6 +248,7 @@ class Scheduler {
 
   void touch(const void* address, std::size_t bytes, Touch how, const char* file, int line) {
     if (!job_->watcher) return;
+    const Quiet quiet(*this);
     job_->watcher->access(address, bytes, how, place_of(file, line));
     stop_if_found();
   }
@@ -232,11 +257,13 @@ class Scheduler {
   }
 
   void fence(const char* file, int line) {
+    const Quiet quiet(*this);
     if (passed_over("__threadfence", file, line)) return;
     if (job_->watcher) job_->watcher->fence();
   }
 
   void copy_async(void* to, const void* from, int bytes, int source_bytes, const char* file, int line) {
+    const Quiet quiet(*this);
     if (bytes != 4 && bytes != 8 && bytes != 16) defect("cp.async copies 4, 8 or 16 bytes", file, line);
     if (source_bytes < 0 || source_bytes > bytes) defect("cp.async reads from 0 bytes to as many as it copies", file, line);
     if (reinterpret_cast<std::uintptr_t>(to) % static_cast<unsigned>(bytes) ||
@@ -250,6 +277,7 @@ class Scheduler {
   }
   void copy_commit() { ++copies_[static_cast<std::size_t>(current_)].committed; }
   void copy_wait(int groups, const char* file, int line) {
+    const Quiet quiet(*this);
     if (passed_over("cp_async_wait", file, line)) return;
     Copies& mine = copies_[static_cast<std::size_t>(current_)];
     std::size_t kept = 0;
@@ -265,6 +293,7 @@ class Scheduler {
   }
 
   void defect(const char* what, const char* file, int line) {
+    const Quiet quiet(*this);
     error_ = "thread " + who(current_) + " at " + place(file, line) + ": " + what;
     for (;;) fibers_.yield();  // its stack is dropped: no object with a destructor may live here
   }
@@ -446,7 +475,8 @@ class Scheduler {
   std::vector<int> order_;
   std::vector<Line> dynamic_;
   std::vector<Copies> copies_;
-  std::vector<std::pair<const char*, int>> seen_;
+  std::vector<std::pair<const char*, int>> seen_;  // synchronisations that this kernel has come past
+  std::string_view seen_by_;
   std::string error_;
 };
 
@@ -628,6 +658,11 @@ TOMOGRAD_INLINE tg_status run(std::string_view kernel, const Launch& launch, con
 } catch (const std::exception& e) {
   error_text() = e.what();
   return kTgDeviceError;
+}
+
+TOMOGRAD_INLINE void copy_memory(void* to, const void* from, std::size_t bytes) {
+  std::memcpy(to, from, bytes);
+  if (Watcher* const watcher = settings().watcher) watcher->copied(to, from, bytes);
 }
 
 TOMOGRAD_INLINE void set_watcher(Watcher* watcher) { settings().watcher = watcher; }

@@ -167,6 +167,9 @@ struct Table {
   bool same_bits_as_cpu;  // one of the instruction sets whose results are compared with ==
 };
 
+/// TOMOGRAD_TEST_TABLE=simt: the name of the only table to be tested, with one worker; tests/simt_check sets it.
+inline const char* only_table() { return std::getenv("TOMOGRAD_TEST_TABLE"); }
+
 inline const std::vector<Table>& tables_under_test() {
   static const std::vector<Table> tables = [] {
     std::vector<Table> found{{tomograd::kernels::reference_kernels(), true, false}};
@@ -178,6 +181,7 @@ inline const std::vector<Table>& tables_under_test() {
 #if defined(TOMOGRAD_HAVE_CUDA)
     if (const tg_kernels* k = tg_cuda_get_api(TG_KERNELS_VERSION, nullptr)) found.push_back({k, true, false});
 #endif
+    if (const char* const only = only_table()) std::erase_if(found, [&](const Table& t) { return std::string(t.kernels->name) != only; });
     return found;
   }();
   return tables;
@@ -460,7 +464,9 @@ constexpr bool kUnderTsan = true;  // races need workers, not every value again:
 constexpr bool kUnderTsan = false;
 #endif
 inline const std::vector<int32_t>& worker_counts() {
-  static const std::vector<int32_t> counts = kUnderTsan ? std::vector<int32_t>{5} : std::vector<int32_t>{1, 2, 5};
+  static const std::vector<int32_t> counts = kUnderTsan     ? std::vector<int32_t>{5}
+                                             : only_table() ? std::vector<int32_t>{1}
+                                                            : std::vector<int32_t>{1, 2, 5};
   return counts;
 }
 
