@@ -45,8 +45,10 @@ inline ReducePlan plan_reduce(const tg_reduce_desc* d) {
     while (plan.ry < kThreads && plan.ry < plan.terms) plan.ry *= 2;
   }
   plan.cx = kThreads / plan.ry;
-  // Chunks of 32 or more terms per thread, as long as that leaves fewer than 512 blocks.
-  const std::int64_t blocks = ceil_div(plan.outputs, plan.cx), least = static_cast<std::int64_t>(plan.ry) * 32;
+  // Chunks of 32 or more terms per thread, as long as that leaves fewer than 512 blocks for one picture: a batch may be cut short, and a
+  // picture's bits must not depend on its company.
+  const std::int64_t pictures = d->dims > 1 && !d->reduced[0] ? d->size[0] : 1;
+  const std::int64_t blocks = ceil_div(plan.outputs / pictures, plan.cx), least = static_cast<std::int64_t>(plan.ry) * 32;
   std::int64_t chunks = 512 / blocks;
   if (chunks > plan.terms / least) chunks = plan.terms / least;
   if (chunks < 1) chunks = 1;

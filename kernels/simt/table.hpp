@@ -2,13 +2,14 @@
 // Copyright The tomograd authors
 //
 // The table of the device "simt": the kernels of kernels/cuda, run on the CPU thread by thread (machine.hpp). For tests: values are
-// those of a GPU up to its freedom in rounding, speed is not. Host memory.
+// those of a GPU up to its freedom in rounding, speed is not. Memory of its own (memory.hpp).
 // On x86-64 the kernels are compiled with AVX2 and FMA, whatever the program is compiled for: every a*b+c is an fmaf, which would be a
 // library call otherwise and make a convolution 15 times slower (0.65 s instead of 0.04 s for 64x56x56 -> 64, 3x3, one core).
 #pragma once
 
 #include "../abi.h"
 #include "../api.h"
+#include "memory.hpp"
 
 #if TOMOGRAD_BODIES && !defined(__CUDACC__)
 #include "../cuda/port.cuh"  // and every standard header, before the region opens
@@ -44,7 +45,7 @@ TOMOGRAD_INLINE const tg_kernels* simt_kernels() {
   __builtin_cpu_init();
   if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return nullptr;
 #endif
-  static const tg_kernels table = simt::make_table("simt");
+  static const tg_kernels table = simt::on_device_memory(simt::make_table("simt"));
   return &table;
 }
 #endif

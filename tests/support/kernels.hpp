@@ -199,8 +199,9 @@ class Buffer {
       : table_(table), size_(bytes), storage_(bytes + 3 * kGuard, kGuardByte) {
     offset_ = kGuard;
     if (alignment > 1) offset_ += (alignment - (reinterpret_cast<std::uintptr_t>(storage_.data()) + kGuard) % alignment) % alignment;
-    if (table->allocate && bytes > 0) {
-      EXPECT_EQ(table->allocate(int64_t(bytes), &device_), kTgOk);
+    if (table->allocate) {
+      offset_ = kGuard;  // what a device allocates is aligned for everything
+      EXPECT_EQ(table->allocate(int64_t(storage_.size()), &device_), kTgOk);
     }
   }
   ~Buffer() {
@@ -212,15 +213,15 @@ class Buffer {
   std::size_t size() const { return size_; }
   unsigned char* host() { return storage_.data() + offset_; }
   const unsigned char* host() const { return storage_.data() + offset_; }
-  void* pointer() { return device_ ? device_ : host(); }
+  void* pointer() { return device_ ? static_cast<unsigned char*>(device_) + offset_ : host(); }
   void upload(const tg_ctx* ctx) {
     if (device_) {
-      EXPECT_EQ(table_->upload(device_, host(), int64_t(size_), ctx), kTgOk);
+      EXPECT_EQ(table_->upload(device_, storage_.data(), int64_t(storage_.size()), ctx), kTgOk);
     }
   }
   void download(const tg_ctx* ctx) {
     if (device_) {
-      EXPECT_EQ(table_->download(host(), device_, int64_t(size_), ctx), kTgOk);
+      EXPECT_EQ(table_->download(storage_.data(), device_, int64_t(storage_.size()), ctx), kTgOk);
     }
   }
   bool guards_intact() const {
@@ -304,6 +305,7 @@ struct CaseRun {
   Array<T>& inout_floats(const std::vector<float>& values) { return inout(std::vector<T>(values.begin(), values.end())); }
   Array<unsigned char>& scratch_bytes(int64_t bytes) {
     auto a = std::make_shared<Array<unsigned char>>(table, bytes);
+    a->upload(&ctx_);
     return keep(a);
   }
 
@@ -331,6 +333,7 @@ struct CaseRun {
 
   Outcome finish() {
     for (const auto& read : compared_) read();
+    for (const auto& b : buffers_) b->download(&ctx_);
     for (const auto& b : buffers_)
       if (!b->guards_intact()) outcome_.complaint += "wrote outside a buffer of " + std::to_string(b->size()) + " bytes; ";
     return std::move(outcome_);

@@ -26,6 +26,11 @@ class Device {
   std::string name() const { return table_->name; }
   /// True where host code may read the memory.
   bool host_memory() const noexcept { return table_->allocate == nullptr; }
+  /// What the device says about the last thing that failed in this thread.
+  std::string last_error() const {
+    const char* text = table_->last_error ? table_->last_error() : nullptr;
+    return text && *text ? text : "no reason given";
+  }
   /// Same kind and same kernels: tensors of equal devices may meet in one op.
   friend bool operator==(const Device& a, const Device& b) noexcept { return a.table_ == b.table_ && a.kind_ == b.kind_; }
 

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "dtype.hpp"
+#include "parallel.hpp"
 #include "shape.hpp"
 #include "storage.hpp"
 
@@ -119,7 +120,7 @@ class Tensor {
   }
 
   Tensor clone() const;
-  /// On another device; the same handle when it is there already. Host devices (cpu, reference, simt) share no handle: a copy is made.
+  /// On another device; the same handle when it is there already. Host devices (cpu, reference) share no handle: a copy is made.
   Tensor to(const Device& device) const;
   /// Converted element by element (host tensors only); the same handle when it has that dtype.
   Tensor to(DType dtype) const;
@@ -183,8 +184,25 @@ inline Tensor empty(const Shape& shape, DType dtype = DType::f32, const Device& 
 }
 inline Tensor empty_like(const Tensor& x) { return empty(x.shape(), x.dtype(), x.device()); }
 
+namespace detail {
+
+/// Runs a kernel for its own sake, outside of any op.
+template <class Kernel, class Desc, class... Args>
+void run_kernel(const char* what, const Device& device, Kernel kernel, const Desc& desc, Args... args) {
+  tg_ctx ctx{};
+  ctx.parallel_for = parallel_for_c;
+  ctx.workers = num_threads();
+  if (kernel(&desc, args..., &ctx) != kTgOk) fail(std::string(what) + ": device " + device.name() + " failed: " + device.last_error());
+}
+
+}  // namespace detail
+
 inline Tensor full(const Shape& shape, double value, DType dtype = DType::f32, const Device& device = cpu()) {
-  Tensor host = empty(shape, dtype, device.host_memory() ? device : cpu());
+  Tensor host = empty(shape, dtype, device);
+  if (!device.host_memory()) {
+    detail::run_kernel("full", device, device.kernels().fill, tg_fill_desc{host.count(), value, to_tg(dtype)}, host.raw());
+    return host;
+  }
   switch (dtype) {
     case DType::f32:
       std::fill_n(host.data<float>(), host.count(), static_cast<float>(value));
@@ -202,7 +220,7 @@ inline Tensor full(const Shape& shape, double value, DType dtype = DType::f32, c
       std::fill_n(host.data<std::uint8_t>(), host.count(), static_cast<std::uint8_t>(value));
       break;
   }
-  return host.to(device);
+  return host;
 }
 inline Tensor zeros(const Shape& shape, DType dtype = DType::f32, const Device& device = cpu()) { return full(shape, 0, dtype, device); }
 inline Tensor ones(const Shape& shape, DType dtype = DType::f32, const Device& device = cpu()) { return full(shape, 1, dtype, device); }
@@ -245,12 +263,20 @@ inline void copy_bytes(const Tensor& from, Tensor& to) {
     status = b.kernels().upload(to.raw(), from.raw(), bytes, &ctx);
   } else if (b.host_memory()) {
     status = a.kernels().download(to.raw(), from.raw(), bytes, &ctx);
+  } else if (a == b) {
+    tg_copy_desc d{};
+    d.dims = 1, d.size[0] = bytes, d.src_stride[0] = d.dst_stride[0] = 1;
+    d.dtype = kTgUint8;
+    run_kernel("copy", a, a.kernels().copy, d, from.raw(), to.raw());
   } else {
     Tensor host = empty(from.shape(), from.dtype(), cpu());
     copy_bytes(from, host);
     copy_bytes(host, to);
   }
-  if (status != kTgOk) fail("copy from " + a.name() + " to " + b.name() + " failed");
+  if (status != kTgOk) {
+    const Device& device = a.host_memory() ? b : a;
+    fail("copy of " + from.shape().str() + " from " + a.name() + " to " + b.name() + " failed: " + device.last_error());
+  }
 }
 
 template <class To, class From>

@@ -449,7 +449,7 @@ class PlanBuilder {
 
   void pack(ConvStep& conv, const Tensor& w) {
     const tg_kernels& k = plan_.device.kernels();
-    if (!k.conv2d || !k.conv2d_pack) no_kernel("compile", plan_.device, DType::f32);
+    if (!k.conv2d || !k.conv2d_pack) no_kernel("compile", w);
     conv.desc.algorithm = choose_algorithm(k, conv.desc, kTgConvForward, {options_.winograd, options_.batch_invariant});
     conv.packed = std::make_shared<Storage>(k.conv2d_packed_bytes(&conv.desc), plan_.device);
     launch("compile", w, k.conv2d_pack, conv.desc, w.raw(), conv.packed->data());
@@ -556,24 +556,73 @@ class Session {
       else if (v.offset >= 0)
         pointers_[i] = static_cast<char*>(arena_->data()) + v.offset;
     }
+    if (!p.device.host_memory()) {
+      input_ = std::make_unique<detail::Storage>(p.input.count() * 4, p.device);
+      output_ = std::make_unique<detail::Storage>(p.output.count() * 4, p.device);
+    }
     reserve_workspace(num_threads());
   }
 
   const Plan& plan() const noexcept { return plan_; }
 
-  /// x: n pictures (H,W,C) float32, y: n rows of the output; 1 <= n <= the plan's batch. Memory of the plan's device. Allocates nothing.
-  /// Throws Cancelled between two steps once stop is requested.
+  /// x: n pictures (H,W,C) float32, y: n rows of the output, in the host's memory; 1 <= n <= the plan's batch. A device with memory of its
+  /// own takes x by one copy and gives y by another. Allocates nothing. Throws Cancelled between two steps once stop is requested.
   void run(const float* x, std::int64_t n, float* y, const std::stop_token& stop = {}) {
     const detail::PlanBody& p = *plan_.body_;
-    if (n < 1 || n > p.input[0]) fail("session: batch of " + std::to_string(n) + ", the plan takes 1 to " + std::to_string(p.input[0]));
+    check_batch(n);
+    if (p.device.host_memory()) return run_steps(x, n, y, stop);
+    const tg_kernels& k = p.device.kernels();
+    const tg_ctx ctx{};
+    if (k.upload(input_->data(), x, n * (p.input.count() / p.input[0]) * 4, &ctx) != kTgOk) failed("the input's copy");
+    run_steps(input_->data(), n, output_->data(), stop);
+    if (k.download(y, output_->data(), n * (p.output.count() / p.output[0]) * 4, &ctx) != kTgOk) failed("the output's copy");
+  }
+
+  /// Called after each step of a run with the step's number in Plan::steps() and its time; {} ends that. A device that works on its own
+  /// (cuda) is then only known to have been told.
+  using Trace =
+      std::function<void(std::size_t step, std::chrono::steady_clock::time_point begin, std::chrono::steady_clock::time_point end)>;
+  void on_step(Trace trace) { trace_ = std::move(trace); }
+
+  /// The same for a tensor (n,H,W,C); returns a new one on its device: the plan's own, or the host's.
+  Tensor run(const Tensor& x, const std::stop_token& stop = {}) {
+    const detail::PlanBody& p = *plan_.body_;
+    const Shape& in = plan_.input();
+    if (x.dims() != in.dims() || !(x.shape().with(0, 1) == in.with(0, 1)) || x.dtype() != DType::f32)
+      fail("session: input is " + detail::describe(x) + ", the plan takes " + in.str() + " float32");
+    check_batch(x.size(0));
+    Tensor y = empty(plan_.output().with(0, x.size(0)), DType::f32, x.device());
+    if (x.device().host_memory())
+      run(static_cast<const float*>(x.raw()), x.size(0), static_cast<float*>(y.raw()), stop);
+    else if (x.device() == p.device)
+      run_steps(x.raw(), x.size(0), y.raw(), stop);
+    else
+      fail("session: input is on " + x.device().name() + ", the plan on " + p.device.name(), "x.to(tg::cpu())");
+    return y;
+  }
+
+ private:
+  [[noreturn]] void failed(const std::string& what) const {
+    fail("session: " + what + " failed on " + plan_.body_->device.name() + ": " + plan_.body_->device.last_error());
+  }
+  void check_batch(std::int64_t n) const {
+    const std::int64_t most = plan_.body_->input[0];
+    if (n < 1 || n > most) fail("session: batch of " + std::to_string(n) + ", the plan takes 1 to " + std::to_string(most));
+  }
+
+  /// x and y in memory of the plan's device.
+  void run_steps(const void* x, std::int64_t n, void* y, const std::stop_token& stop) {
+    const detail::PlanBody& p = *plan_.body_;
     if (num_threads() > workers_) reserve_workspace(num_threads());
-    pointers_[static_cast<std::size_t>(p.input_value)] = const_cast<float*>(x);
+    pointers_[static_cast<std::size_t>(p.input_value)] = const_cast<void*>(x);
     int out = p.output_value;
     while (p.values[static_cast<std::size_t>(out)].alias_of >= 0) out = p.values[static_cast<std::size_t>(out)].alias_of;
     if (out == p.input_value || p.values[static_cast<std::size_t>(out)].constant) {  // a model that computes nothing
-      std::memcpy(y, pointers_[static_cast<std::size_t>(out)],
-                  static_cast<std::size_t>(n * p.output.count() / p.output[0]) * sizeof(float));
-      return;
+      const std::int64_t count = n * p.output.count() / p.output[0];
+      tg_copy_desc d{};
+      d.dims = 1, d.size[0] = count, d.src_stride[0] = d.dst_stride[0] = 1, d.dtype = kTgFloat32;
+      const void* const from = pointers_[static_cast<std::size_t>(out)];
+      return detail::run_kernel("session", p.device, p.device.kernels().copy, d, from, y);
     }
     pointers_[static_cast<std::size_t>(out)] = y;
     for (std::size_t i = 0; i < p.values.size(); ++i)  // aliases come after what they stand for
@@ -587,27 +636,12 @@ class Session {
       if (stop.stop_requested()) TOMOGRAD_THROW(Cancelled("session"));
       const auto begin = trace_ ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point();
       const tg_status status = run_step(p, p.steps[i], n, ctx);
-      if (status != kTgOk) fail("session: " + p.steps[i].name + " failed on " + p.device.name());
+      if (status == kTgUnsupported) fail("session: " + p.device.name() + " has no kernel for " + p.steps[i].name);
+      if (status != kTgOk) failed(p.steps[i].name + " " + p.values[static_cast<std::size_t>(p.steps[i].output)].shape.str());
       if (trace_) trace_(i, begin, std::chrono::steady_clock::now());
     }
   }
 
-  /// Called after each step of a run with the step's number in Plan::steps() and its time; {} ends that.
-  using Trace =
-      std::function<void(std::size_t step, std::chrono::steady_clock::time_point begin, std::chrono::steady_clock::time_point end)>;
-  void on_step(Trace trace) { trace_ = std::move(trace); }
-
-  /// The same for a tensor (n,H,W,C); returns a new one.
-  Tensor run(const Tensor& x, const std::stop_token& stop = {}) {
-    const Shape& in = plan_.input();
-    if (x.dims() != in.dims() || !(x.shape().with(0, 1) == in.with(0, 1)) || x.dtype() != DType::f32)
-      fail("session: input is " + detail::describe(x) + ", the plan takes " + in.str() + " float32");
-    Tensor y = empty(plan_.output().with(0, x.size(0)), DType::f32, x.device());
-    run(static_cast<const float*>(x.raw()), x.size(0), static_cast<float*>(y.raw()), stop);
-    return y;
-  }
-
- private:
   void reserve_workspace(int workers) {
     const detail::PlanBody& p = *plan_.body_;
     std::int64_t bytes = 0;
@@ -687,7 +721,7 @@ class Session {
 
   Plan plan_;
   std::vector<void*> pointers_;
-  std::unique_ptr<detail::Storage> arena_, workspace_;
+  std::unique_ptr<detail::Storage> arena_, workspace_, input_, output_;  // the last two where the device has memory of its own
   int workers_ = 0;
   Trace trace_;
 };

@@ -149,7 +149,7 @@ inline const char* algorithm_name(tg_conv_algorithm a) {
 /// The filter as desc's kernel wants it; kept with the filter when that is a parameter.
 inline std::shared_ptr<Storage> packed_filter(const char* op, const tg_conv_desc& desc, const Tensor& w) {
   const tg_kernels& k = w.device().kernels();
-  if (!k.conv2d_pack || !k.conv2d_packed_bytes) no_kernel(op, w.device(), w.dtype());
+  if (!k.conv2d_pack || !k.conv2d_packed_bytes) no_kernel(op, w);
   auto pack = [&](std::shared_ptr<Storage> into) {
     const std::int64_t bytes = k.conv2d_packed_bytes(&desc);
     if (!into || into->bytes() != bytes || into.use_count() != 1) into = std::make_shared<Storage>(bytes, w.device());
@@ -175,7 +175,7 @@ inline std::shared_ptr<Storage> packed_filter(const char* op, const tg_conv_desc
 inline void run_conv2d(const char* op, tg_conv_desc desc, const Tensor& x, const Tensor& w, tg_conv_args args) {
   if (dry()) return;
   const tg_kernels& k = x.device().kernels();
-  if (!k.conv2d) no_kernel(op, x.device(), x.dtype());
+  if (!k.conv2d) no_kernel(op, x);
   desc.algorithm = choose_algorithm(k, desc, kTgConvForward, conv_algorithms());
   const auto packed = packed_filter(op, desc, w);
   args.x = x.raw();

@@ -37,15 +37,17 @@ inline std::int64_t workspace_of(const Device& device, tg_op op, const void* des
   return ask ? ask(op, desc, num_threads()) : 0;
 }
 
-[[noreturn]] inline void no_kernel(const char* op, const Device& device, DType dtype) {
-  fail(std::string(op) + ": device " + device.name() + " has no kernel for " + dtype_name(dtype),
-       dtype == DType::f64 ? "float64 runs on tg::reference()" : "move the tensors with .to(tg::cpu())");
+[[noreturn]] inline void no_kernel(const char* op, const Tensor& like) {
+  fail(std::string(op) + ": device " + like.device().name() + " has no kernel for " + like.shape().str() + " " + dtype_name(like.dtype()),
+       like.dtype() == DType::f64 ? "float64 runs on tg::reference()" : "move the tensors with .to(tg::cpu())");
 }
 
-inline void check_status(const char* op, const Device& device, DType dtype, tg_status status) {
+/// The device's own sentence names the kernel and what happened.
+inline void check_status(const char* op, const Tensor& like, tg_status status) {
   if (status == kTgOk) return;
-  if (status == kTgUnsupported) no_kernel(op, device, dtype);
-  fail(std::string(op) + ": device " + device.name() + " reported an error");
+  if (status == kTgUnsupported) no_kernel(op, like);
+  fail(std::string(op) + " of " + like.shape().str() + " " + dtype_name(like.dtype()) + " failed on " + like.device().name() + ": " +
+       like.device().last_error());
 }
 
 inline bool dry() { return recorder() && recorder()->dry(); }
@@ -54,18 +56,18 @@ inline bool dry() { return recorder() && recorder()->dry(); }
 template <class Kernel, class Desc, class... Args>
 void launch(const char* op, const Tensor& like, Kernel kernel, const Desc& desc, Args... args) {
   if (dry()) return;
-  if (!kernel) no_kernel(op, like.device(), like.dtype());
+  if (!kernel) no_kernel(op, like);
   const tg_ctx ctx = make_context(like.device(), 0);
-  check_status(op, like.device(), like.dtype(), kernel(&desc, args..., &ctx));
+  check_status(op, like, kernel(&desc, args..., &ctx));
 }
 
 /// The same for kernels that asked for scratch under scratch_op.
 template <class Kernel, class Desc, class... Args>
 void launch_with(tg_op scratch_op, const char* op, const Tensor& like, Kernel kernel, const Desc& desc, Args... args) {
   if (dry()) return;
-  if (!kernel) no_kernel(op, like.device(), like.dtype());
+  if (!kernel) no_kernel(op, like);
   const tg_ctx ctx = make_context(like.device(), workspace_of(like.device(), scratch_op, &desc));
-  check_status(op, like.device(), like.dtype(), kernel(&desc, args..., &ctx));
+  check_status(op, like, kernel(&desc, args..., &ctx));
 }
 
 inline std::string describe(const Tensor& t) { return t.shape().str() + " " + dtype_name(t.dtype()); }

@@ -25,7 +25,7 @@ struct BceOptions {
 };
 
 /// Softmax cross entropy. logits (N, classes) float; labels (N) int64.
-/// Throws for a label outside [0, classes) that is not ignore_index.
+/// Throws for a label outside [0, classes) that is not ignore_index; where labels are in a device's memory, its row's loss is NaN instead.
 inline Tensor cross_entropy(const Tensor& logits, const Tensor& labels, const CrossEntropyOptions& options = {}) {
   using namespace detail;
   check_floating("cross_entropy", logits);
@@ -34,6 +34,8 @@ inline Tensor cross_entropy(const Tensor& logits, const Tensor& labels, const Cr
   if (!labels || labels.dtype() != DType::i64 || labels.dims() != 1 || labels.size(0) != rows)
     fail("cross_entropy: labels are " + (labels ? describe(labels) : std::string("missing")) + ", expected (" + std::to_string(rows) +
          ") int64");
+  if (!(labels.device() == logits.device()) && !(labels.device().host_memory() && logits.device().host_memory()))
+    fail("cross_entropy: logits are on " + logits.device().name() + ", labels on " + labels.device().name(), "move one with .to(device)");
   if (options.class_weights) check_vector("cross_entropy", "class_weights", logits, options.class_weights, cols);
   if (!(options.label_smoothing >= 0 && options.label_smoothing <= 1)) fail("cross_entropy: label_smoothing outside [0, 1]");
   if (labels.device().host_memory()) {

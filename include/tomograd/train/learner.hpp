@@ -312,11 +312,16 @@ class Learner {
     return all;
   }
 
+  static Device device_of(Model& net) { return net.parameters().at(0).device(); }
+
   double step(const data::Batch& batch, optim::Optimizer& optimizer, int epoch, std::int64_t number) {
     double value = 0;
     {
       Tape tape;
-      const Tensor loss = cross_entropy(net_(batch.x), batch.labels, options_.loss);
+      const Device device = device_of(net_);
+      CrossEntropyOptions options = options_.loss;
+      if (options.class_weights) options.class_weights = options.class_weights.to(device);
+      const Tensor loss = cross_entropy(net_(batch.x.to(device)), batch.labels.to(device), options);
       value = loss.item();
       if (!std::isfinite(value))
         fail("training: the loss is not a number in epoch " + std::to_string(epoch + 1) + ", batch " + std::to_string(number + 1),
@@ -383,7 +388,7 @@ class Learner {
     for (const auto& [key, value] : image::to_metadata(options_.preprocessing)) add(key), add(value);
     text += ", smoothing " + number_text(options_.loss.label_smoothing) + ", ignore " + std::to_string(options_.loss.ignore_index);
     if (options_.loss.class_weights)
-      digest.update(options_.loss.class_weights.raw(), static_cast<std::size_t>(options_.loss.class_weights.bytes()));
+      digest.update(options_.loss.class_weights.to(cpu()).raw(), static_cast<std::size_t>(options_.loss.class_weights.bytes()));
     for (const nn::Named& n : net_.state()) add(n.name + (n.tensor->requires_grad() ? " trained" : ""));
     add(o.origin);
     return text + ", digest " + digest.hex().substr(0, 16);

@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: MIT
+// Copyright The tomograd authors
+//
+// The engine on a device with memory of its own. simt plays the GPU: the host cannot touch its addresses, and kernels refuse the host's.
+// Memory that runs out, mixed devices and launches that fail say what happened; whole networks agree with the CPU.
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <tomograd/core/simt.hpp>
+#include <tomograd/image/png.hpp>
+#include <tomograd/models/resnet.hpp>
+#include <tomograd/tomograd.hpp>
+
+#include "support/data.hpp"
+#include "support/nets.hpp"
+
+namespace tomograd_test {
+namespace {
+
+namespace simt = tomograd::kernels::simt;
+
+template <class F>
+std::string error_of(F f) {
+  try {
+    f();
+  } catch (const tg::Error& e) {
+    return e.what();
+  }
+  return "no error";
+}
+#define EXPECT_ERROR(statement, text) EXPECT_NE(error_of([&] { statement; }).find(text), std::string::npos) << error_of([&] { statement; })
+
+class OnSimt : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!tg::kernels::simt_kernels()) GTEST_SKIP() << "this machine cannot run simt (AVX2 and FMA)";
+    if (tg::simt().host_memory()) GTEST_SKIP() << "simt has no memory of its own on this system";
+    simt::set_host_pointers_allowed(false);
+  }
+  void TearDown() override {
+    simt::set_host_pointers_allowed(true);
+    simt::set_memory_limit(-1);
+    simt::set_launch_observer({});
+    tg::trim_memory();
+  }
+};
+
+// ---- memory ----------------------------------------------------------------------------------------------------------------------
+
+TEST_F(OnSimt, HostCodeCannotTouchTheMemory) {
+  const tg::Tensor t = tg::ones({4}, tg::DType::f32, tg::simt());
+  EXPECT_EQ(t.to_vector<float>(), std::vector<float>(4, 1.0f));
+  EXPECT_ERROR(t.data<float>(), "read by the host");
+  EXPECT_DEATH(
+      {
+        volatile float v = *static_cast<const float*>(t.raw());
+        static_cast<void>(v);
+      },
+      "");
+}
+
+TEST_F(OnSimt, KernelsRefuseTheHostsMemory) {
+  float numbers[4] = {1, 2, 3, 4};
+  const tg::Tensor t = tg::Tensor::wrap(numbers, {4}, tg::DType::f32, {}, tg::simt());
+  EXPECT_ERROR(tg::relu(t), "relu of (4) float32 failed on simt: a pointer of the host");
+}
+
+TEST_F(OnSimt, TensorsTravel) {
+  const tg::Tensor host = tg::from_vector<float>({1, 2, 3, 4, 5, 6}, {2, 3}), there = host.to(tg::simt());
+  EXPECT_EQ(there.device().name(), "simt");
+  EXPECT_EQ(there.clone().to_vector<float>(), host.to_vector<float>());
+  EXPECT_TRUE(there.to(tg::simt()).same(there));
+  EXPECT_EQ(tg::sum(there).item(), 21);
+  EXPECT_EQ(tg::from_vector<std::int64_t>({7, -8}, {2}, tg::simt()).to_vector<std::int64_t>(), (std::vector<std::int64_t>{7, -8}));
+  for (const auto dtype : {tg::DType::f32, tg::DType::f64, tg::DType::i64, tg::DType::i32, tg::DType::u8})
+    EXPECT_EQ(tg::full({3}, 5, dtype, tg::simt()).to(tg::cpu()).to(tg::DType::f64).to_vector<double>(), std::vector<double>(3, 5.0));
+  EXPECT_EQ(tg::empty({0, 3}, tg::DType::f32, tg::simt()).clone().count(), 0);
+}
+
+TEST_F(OnSimt, FreedBlocksServeAgain) {
+  tg::trim_memory();
+  EXPECT_EQ(tg::device_bytes(tg::simt()).kept, 0);
+  const std::int64_t before = tg::device_bytes(tg::simt()).live;
+  const void* first = nullptr;
+  {
+    const tg::Tensor t = tg::empty({1000}, tg::DType::f32, tg::simt());
+    first = t.raw();
+    EXPECT_GE(tg::device_bytes(tg::simt()).live, before + 4000);
+  }
+  EXPECT_EQ(tg::device_bytes(tg::simt()).live, before);
+  EXPECT_GE(tg::device_bytes(tg::simt()).kept, 4000);
+  const tg::Tensor again = tg::empty({1010}, tg::DType::f32, tg::simt());
+  EXPECT_EQ(again.raw(), first) << "about the same size: the same block";
+  EXPECT_EQ(tg::device_bytes(tg::simt()).kept, 0);
+}
+
+TEST_F(OnSimt, OutOfMemorySaysHowMuchAndLeavesTheRest) {
+  tg::trim_memory();
+  const tg::Tensor kept = tg::full({1000}, 3, tg::DType::f32, tg::simt());
+  simt::set_memory_limit(1 << 20);
+  const std::string error = error_of([] { tg::empty({1 << 20}, tg::DType::f32, tg::simt()); });
+  EXPECT_NE(error.find("simt: no memory for 4194304 bytes"), error.npos) << error;
+  EXPECT_NE(error.find("of 1048576 free"), error.npos) << error;
+  EXPECT_EQ(kept.to_vector<float>(), std::vector<float>(1000, 3.0f));
+  // What is kept for later is given back before anyone is refused.
+  { const tg::Tensor block = tg::empty({200000}, tg::DType::f32, tg::simt()); }
+  EXPECT_GT(tg::device_bytes(tg::simt()).kept, 0);
+  const tg::Tensor other = tg::full({230000}, 1, tg::DType::f32, tg::simt());
+  EXPECT_EQ(tg::sum(other).item(), 230000);
+  EXPECT_EQ(kept.to_vector<float>(), std::vector<float>(1000, 3.0f));
+}
+
+// ---- mistakes --------------------------------------------------------------------------------------------------------------------
+
+TEST_F(OnSimt, MixingDevicesNamesBoth) {
+  const tg::Tensor a = tg::ones({2, 3}), b = tg::ones({2, 3}, tg::DType::f32, tg::simt());
+  for (const std::string& error : {error_of([&] { tg::add(a, b); }), error_of([&] { tg::matmul(b, a); }),
+                                   error_of([&] { tg::cross_entropy(b, tg::zeros({2}, tg::DType::i64)); }), error_of([&] {
+                                     tg::linear(a, tg::ones({4, 3}, tg::DType::f32, tg::simt()));
+                                   })}) {
+    EXPECT_NE(error.find("simt"), error.npos) << error;
+    EXPECT_NE(error.find("cpu"), error.npos) << error;
+    EXPECT_NE(error.find(".to("), error.npos) << error;
+  }
+}
+
+TEST_F(OnSimt, FailuresNameOpShapeKernelAndReason) {
+  const tg::Tensor x = tg::ones({2, 3}, tg::DType::f32, tg::simt());
+  // Misaligned on purpose, behind the engine's back: what a kernel that trusts its descriptor would do.
+  simt::set_launch_observer([](std::string_view kernel, const std::function<tg_status()>&) {
+    simt::set_last_error(std::string(kernel) + ": an illegal memory access");
+    return kTgDeviceError;
+  });
+  EXPECT_ERROR(tg::relu(x), "relu of (2,3) float32 failed on simt: unary_kernel: an illegal memory access");
+  simt::set_launch_observer({});
+  EXPECT_EQ(tg::sum(tg::relu(x)).item(), 6);
+  const tg::Tensor d = tg::ones({1, 1, 1, 4}, tg::DType::f64, tg::simt());
+  EXPECT_ERROR(tg::conv2d(d, tg::ones({2, 1, 1, 4}, tg::DType::f64, tg::simt())), "device simt has no kernel for");
+}
+
+TEST_F(OnSimt, LabelsOutsideTheClassesAreNotRead) {
+  const tg::Tensor logits = tg::ones({2, 3}, tg::DType::f32, tg::simt());
+  for (const std::int64_t label : {std::int64_t{3}, std::int64_t{-1}, std::int64_t{1} << 60}) {
+    const tg::Tensor labels = tg::from_vector<std::int64_t>({0, label}, {2}, tg::simt());
+    EXPECT_TRUE(std::isnan(tg::cross_entropy(logits, labels).item()));
+    const auto each = tg::cross_entropy(logits, labels, {.reduction = tg::Reduction::none}).to_vector<float>();
+    EXPECT_NEAR(static_cast<double>(each[0]), std::log(3.0), 1e-6);
+    EXPECT_TRUE(std::isnan(each[1]));
+  }
+}
+
+// ---- networks --------------------------------------------------------------------------------------------------------------------
+
+std::unique_ptr<tg::Model> filled(const std::string& name, std::int64_t classes) {
+  auto net = tg::make_model(name, {.classes = classes, .initialise = false});
+  fill_net(*net);
+  return net;
+}
+
+/// Loss and gradients of one step, and the running statistics after it.
+struct Step {
+  double loss = 0;
+  std::vector<std::pair<std::string, tg::Tensor>> tensors;
+};
+Step training_step(const std::string& name, std::int64_t size, const tg::Device& device) {
+  const auto net = filled(name, 10);
+  net->to(device);
+  const tg::Tensor x = golden_picture(4, size).to(device), labels = golden_labels(4, 10).to(device);
+  Step s;
+  tg::Tape tape;
+  const tg::Tensor loss = tg::cross_entropy((*net)(x), labels);
+  s.loss = loss.item();
+  tape.backward(loss);
+  tg::optim::SGD optimizer({{.parameters = net->parameters(), .lr = 1e-2, .weight_decay = 1e-4}});
+  for (const tg::nn::Named& n : net->state()) {
+    if (n.parameter) s.tensors.emplace_back("gradient of " + n.name, n.tensor->grad().to(tg::cpu()));
+  }
+  optimizer.step();
+  for (const tg::nn::Named& n : net->state())
+    if (tg::is_floating(n.tensor->dtype())) s.tensors.emplace_back(n.name, n.tensor->to(tg::cpu()).clone());
+  return s;
+}
+
+TEST_F(OnSimt, ResNet18TrainsAStepAsOnTheCpu) {
+  const Step there = training_step("resnet18", 64, tg::simt()), here = training_step("resnet18", 64, tg::cpu());
+  EXPECT_NEAR(there.loss, here.loss, 1e-3 * here.loss);
+  ASSERT_EQ(there.tensors.size(), here.tensors.size());
+  for (std::size_t i = 0; i < here.tensors.size(); ++i)
+    EXPECT_LE(relative_error(there.tensors[i].second, here.tensors[i].second), 1e-3) << here.tensors[i].first;
+}
+
+TEST_F(OnSimt, ResNet18RunsPlanned) {
+  const auto net = filled("resnet18", 10);
+  const tg::Tensor x = golden_picture(3, 64);
+  tg::Session here(tg::compile(*net, {3, 64, 64, 3}));
+  const tg::Tensor expected = here.run(x);
+  net->to(tg::simt());
+  tg::Session there(tg::compile(*net, {3, 64, 64, 3}));
+  const tg::Tensor from_host = there.run(x), on_device = there.run(x.to(tg::simt()));
+  EXPECT_TRUE(from_host.device() == tg::cpu());
+  EXPECT_TRUE(on_device.device() == tg::simt());
+  EXPECT_LE(relative_error(from_host, expected), 1e-5);
+  EXPECT_TRUE(same_bits(from_host, on_device.to(tg::cpu())));
+  // A smaller batch: the same bits for a picture, whatever its company.
+  const tg::Tensor one = there.run(tg::slice(x, 0, 1, 2));
+  EXPECT_TRUE(same_bits(one, tg::slice(from_host, 0, 1, 2)));
+  EXPECT_ERROR(here.run(x.to(tg::simt())), "input is on simt, the plan on cpu");
+}
+
+TEST_F(OnSimt, WeightsComeAndGo) {
+  const TemporaryFolder folder;
+  const auto net = filled("resnet20", 10), other = tg::make_model("resnet20", {.classes = 10});
+  net->to(tg::simt());
+  other->to(tg::simt());
+  tg::save_weights(*net, folder / "w.safetensors");
+  tg::load_weights(*other, folder / "w.safetensors");
+  const auto a = net->state(), b = other->state();
+  for (std::size_t i = 0; i < a.size(); ++i) EXPECT_TRUE(same_bits(a[i].tensor->to(tg::cpu()), b[i].tensor->to(tg::cpu()))) << a[i].name;
+}
+
+/// 12 pictures in two classes.
+struct Pictures {
+  TemporaryFolder folder;
+  tg::data::Dataset all;
+  Pictures() {
+    all.classes = {"dark", "bright"};
+    for (int i = 0; i < 12; ++i) {
+      tg::Image im(32, 32, 3, tg::PixelType::u8, tg::Unit::picture8);
+      tg::Random rng(11, static_cast<std::uint64_t>(i));
+      for (std::size_t k = 0; k < im.size_bytes(); ++k)
+        im.data<std::uint8_t>()[k] = static_cast<std::uint8_t>((i % 2 ? 120 : 40) + rng.below(60));
+      tg::data::Sample s;
+      s.path = folder / (std::to_string(i) + ".png");
+      s.label = i % 2;
+      tg::image::write_png(s.path, im.view());
+      all.samples.push_back(s);
+    }
+  }
+};
+tg::LearnerOptions learner_options() {
+  return {.batch = 4, .augment = tg::augment::ct(), .preprocessing = tg::Preprocessing::cifar(), .seed = 3};
+}
+
+TEST_F(OnSimt, TheLearnerFineTunesAsOnTheCpu) {
+  const Pictures p;
+  const auto run = [&](const tg::Device& device) {
+    const auto net = tg::make_model("resnet20", {.classes = 2, .seed = 1});
+    net->to(device);
+    tg::LearnerOptions o = learner_options();
+    o.loss.class_weights = tg::from_vector<float>({1, 2}, {2});
+    tg::Learner learner(*net, p.all, p.all, o);
+    learner.fine_tune({.epochs = 1, .lr = 1e-3, .checkpoint = p.folder / (device.name() + ".ckpt")});
+    return learner.curves();
+  };
+  const auto there = run(tg::simt()), here = run(tg::cpu());
+  ASSERT_EQ(there.size(), here.size());
+  for (std::size_t i = 0; i < here.size(); ++i) {
+    EXPECT_NEAR(there[i].train_loss, here[i].train_loss, 1e-3 * here[i].train_loss) << i;
+    EXPECT_NEAR(there[i].valid_loss, here[i].valid_loss, 1e-3 * here[i].valid_loss) << i;
+  }
+}
+
+TEST_F(OnSimt, ADeviceThatFailsInMidTrainingLeavesTheLastCheckpoint) {
+  const Pictures p;
+  const auto net = tg::make_model("resnet20", {.classes = 2, .seed = 1});
+  net->to(tg::simt());
+  const std::filesystem::path checkpoint = p.folder / "run.ckpt";
+  const tg::FitOptions fit{.epochs = 2, .lr = 1e-3, .checkpoint = checkpoint};
+  std::atomic<bool> broken{false};
+  simt::set_launch_observer([&](std::string_view kernel, const std::function<tg_status()>& again) {
+    if (!broken || kernel != "adam_kernel") return again();
+    simt::set_last_error(std::string(kernel) + ": the launch timed out");
+    return kTgDeviceError;
+  });
+  tg::LearnerOptions o = learner_options();
+  o.on_epoch = [&](const tg::EpochResult&) { broken = true; };
+  tg::Learner learner(*net, p.all, p.all, o);
+  const std::string error = error_of([&] { learner.fit(fit); });
+  EXPECT_NE(error.find("adam of "), error.npos) << error;
+  EXPECT_NE(error.find("failed on simt: adam_kernel: the launch timed out"), error.npos) << error;
+  simt::set_launch_observer({});
+  EXPECT_EQ(learner.curves().size(), 1u);
+  const auto fresh = tg::make_model("resnet20", {.classes = 2, .seed = 1});
+  fresh->to(tg::simt());
+  tg::Learner next(*fresh, p.all, p.all, learner_options());
+  next.fit(fit);
+  EXPECT_EQ(next.curves().size(), 2u) << "it went on after the first epoch";
+  EXPECT_EQ(next.curves()[0].train_loss, learner.curves()[0].train_loss);
+}
+
+}  // namespace
+}  // namespace tomograd_test
