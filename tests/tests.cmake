@@ -39,6 +39,23 @@ if(TOMOGRAD_TESTS)
     if(TARGET tomograd_cuda AND room MATCHES "^(kernels|ops|cuda)$")  # without a GPU they skip that device, by name
       target_link_libraries(${target} PRIVATE tomograd::cuda)
     endif()
+    if(TARGET tomograd_cuda AND room STREQUAL "cuda")  # what budget_test reads
+      set(resources "${PROJECT_BINARY_DIR}/cuda_resources")
+      file(MAKE_DIRECTORY "${resources}")
+      cmake_path(GET CMAKE_CUDA_COMPILER PARENT_PATH cuda_bin)
+      set(ptxas_runs)
+      foreach(sm 80 90 120)
+        list(APPEND ptxas_runs COMMAND sh -c "'${cuda_bin}/ptxas' -v -arch=sm_${sm} api.ptx -o api.cubin >>resources.txt 2>&1")
+      endforeach()
+      file(GLOB cuda_headers CONFIGURE_DEPENDS kernels/cuda/*.cuh kernels/*.h)
+      add_custom_command(OUTPUT "${resources}/resources.txt" WORKING_DIRECTORY "${resources}" VERBATIM
+                         COMMAND "${CMAKE_COMMAND}" -E rm -f resources.txt
+                         COMMAND "${CMAKE_CUDA_COMPILER}" -std=c++20 -arch=compute_80 -ptx "${PROJECT_SOURCE_DIR}/kernels/cuda/api.cu" -o api.ptx
+                         ${ptxas_runs}
+                         COMMENT "Asking ptxas for registers and shared memory" DEPENDS kernels/cuda/api.cu ${cuda_headers})
+      target_sources(${target} PRIVATE "${resources}/resources.txt")
+      target_compile_definitions(${target} PRIVATE "TOMOGRAD_CUDA_RESOURCES=\"${resources}\"")
+    endif()
     if(TARGET tomograd_cuda_plugin AND room STREQUAL "cuda")
       target_compile_definitions(${target} PRIVATE "TOMOGRAD_CUDA_PLUGIN_FILE=\"$<TARGET_FILE:tomograd_cuda_plugin>\"")
       add_dependencies(${target} tomograd_cuda_plugin)

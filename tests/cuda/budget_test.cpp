@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: MIT
+// Copyright The tomograd authors
+//
+// What nvcc makes of the kernels, from `ptxas -v` for all architectures and from the PTX: no kernel spills; registers and static shared
+// memory stay within tests/cuda/budget.csv (a row per kernel, the most of its instances); instructions that a kernel is built on are there.
+// TOMOGRAD_UPDATE_BUDGET=1 writes the file anew: look at the difference before it is committed. Registers of another release of nvcc
+// are not compared.
+#include <cxxabi.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <set>
+#include <sstream>
+#include <string>
+
+#include "support/data.hpp"
+
+namespace {
+
+struct Use {
+  int registers = 0, shared = 0, spills = 0;
+};
+
+std::string text_of(const std::filesystem::path& path) {
+  std::ifstream file(path);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+/// "_ZN8tomograd…12relu_kernelIfEEv…" -> "relu_kernel"
+std::string kernel_of(const std::string& mangled) {
+  char* const plain = abi::__cxa_demangle(mangled.c_str(), nullptr, nullptr, nullptr);
+  std::string name = plain ? plain : mangled;
+  std::free(plain);
+  name = name.substr(0, name.find_first_of("(<"));
+  return name.substr(name.rfind(':') + 1);
+}
+
+int number_before(const std::string& line, const std::string& word) {
+  const std::size_t at = line.find(word);
+  if (at == line.npos) return 0;
+  std::size_t first = at;
+  while (first > 0 && (std::isdigit(static_cast<unsigned char>(line[first - 1])) || line[first - 1] == ' ')) --first;
+  return std::atoi(line.c_str() + first);
+}
+
+std::map<std::string, Use> uses(const std::string& ptxas) {
+  std::map<std::string, Use> found;
+  std::istringstream lines(ptxas);
+  std::string line, kernel;
+  while (std::getline(lines, line)) {
+    const std::string entry = "Compiling entry function '";
+    if (const auto at = line.find(entry); at != line.npos)
+      kernel = kernel_of(line.substr(at + entry.size(), line.find('\'', at + entry.size()) - at - entry.size()));
+    if (kernel.empty()) continue;
+    Use& u = found[kernel];
+    u.spills = std::max(u.spills, number_before(line, " bytes spill stores") + number_before(line, " bytes spill loads"));
+    u.registers = std::max(u.registers, number_before(line, " registers"));
+    u.shared = std::max(u.shared, number_before(line, " bytes smem"));
+  }
+  return found;
+}
+
+/// "// Cuda compilation tools, release 13.0, V13.0.88" -> "13.0"
+std::string release_of(const std::string& ptx) {
+  const std::size_t at = ptx.find("release ");
+  return at == ptx.npos ? "" : ptx.substr(at + 8, ptx.find(',', at) - at - 8);
+}
+
+class CudaBudget : public ::testing::Test {
+ protected:
+  void SetUp() override {
+#if defined(TOMOGRAD_CUDA_RESOURCES)
+    ptx_ = text_of(std::filesystem::path(TOMOGRAD_CUDA_RESOURCES) / "api.ptx");
+    uses_ = uses(text_of(std::filesystem::path(TOMOGRAD_CUDA_RESOURCES) / "resources.txt"));
+    ASSERT_FALSE(uses_.empty());
+    ASSERT_FALSE(ptx_.empty());
+#else
+    GTEST_SKIP() << "built without nvcc";
+#endif
+  }
+  std::string ptx_;
+  std::map<std::string, Use> uses_;
+};
+
+TEST_F(CudaBudget, NoKernelSpills) {
+  for (const auto& [kernel, use] : uses_) EXPECT_EQ(use.spills, 0) << kernel << " spills " << use.spills << " bytes";
+}
+
+TEST_F(CudaBudget, RegistersAndSharedMemory) {
+  const auto path = tomograd_test::source_dir() / "tests/cuda/budget.csv";
+  const std::string release = release_of(ptx_);
+  if (std::getenv("TOMOGRAD_UPDATE_BUDGET")) {
+    std::ofstream file(path);
+    file << "# nvcc " << release << "\nkernel,registers,shared_bytes\n";
+    for (const auto& [kernel, use] : uses_) file << kernel << "," << use.registers << "," << use.shared << "\n";
+  }
+  std::istringstream lines(text_of(path));
+  std::string line;
+  std::getline(lines, line);
+  if (line != "# nvcc " + release) GTEST_SKIP() << "the budget is for " << line << ", this is " << release;
+  std::getline(lines, line);
+  std::set<std::string> rows;
+  const char* const help = ": TOMOGRAD_UPDATE_BUDGET=1 writes tests/cuda/budget.csv anew";
+  while (std::getline(lines, line)) {
+    const std::size_t first = line.find(','), second = line.find(',', first + 1);
+    ASSERT_NE(second, line.npos) << line;
+    const std::string kernel = line.substr(0, first);
+    rows.insert(kernel);
+    if (!uses_.count(kernel)) {
+      ADD_FAILURE() << kernel << " is no kernel any more" << help;
+      continue;
+    }
+    EXPECT_LE(uses_[kernel].registers, std::stoi(line.substr(first + 1))) << "registers of " << kernel << help;
+    EXPECT_LE(uses_[kernel].shared, std::stoi(line.substr(second + 1))) << "bytes of shared memory of " << kernel << help;
+  }
+  for (const auto& [kernel, use] : uses_) EXPECT_TRUE(rows.count(kernel)) << kernel << " has no row" << help;
+}
+
+/// The PTX of the kernels of that name, all instances.
+std::string ptx_of(const std::string& ptx, const std::string& kernel) {
+  std::string found;
+  for (std::size_t at = 0; (at = ptx.find(".entry ", at)) != ptx.npos;) {
+    const std::size_t end = std::min(ptx.find("\n}", at), ptx.size());
+    const std::string name = ptx.substr(at + 7, ptx.find('(', at) - at - 7);
+    if (kernel_of(name) == kernel) found += ptx.substr(at, end - at);
+    at = end;
+  }
+  return found;
+}
+
+TEST_F(CudaBudget, PromisedInstructions) {
+  const std::map<std::string, std::vector<std::string>> promised{
+      {"conv2d_kernel", {"ld.global.v4.f32", "fma.rn.f32"}},
+      {"unary_kernel", {"ld.global.v4.f32", "st.global.v4.f32"}},
+  };
+  for (const auto& [kernel, instructions] : promised) {
+    const std::string code = ptx_of(ptx_, kernel);
+    EXPECT_FALSE(code.empty()) << "no kernel " << kernel;
+    for (const std::string& i : instructions) EXPECT_NE(code.find(i), code.npos) << kernel << " has no " << i;
+  }
+}
+
+}  // namespace
