@@ -63,32 +63,37 @@ class Worker:
     def __init__(self, name, command, env):
         self.name = name
         self.log = open(OUT / f"{name}.log", "w+")
-        self.process = subprocess.Popen([str(c) for c in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True,
-                                        bufsize=1, env=env, cwd=OUT)
-        self.ready = self.answer(900)
+        self.process = subprocess.Popen([str(c) for c in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, bufsize=0,
+                                        env=env, cwd=OUT)
+        self.said = b""
+        self.ready = self.answer()
 
-    def answer(self, seconds):
+    def answer(self, seconds=300):
         end = time.monotonic() + seconds
         while True:
+            line, newline, rest = self.said.partition(b"\n")
+            if newline:
+                self.said = rest
+                if not line.startswith(b"{"):  # libraries may talk
+                    continue
+                self.process.send_signal(signal.SIGSTOP)
+                return json.loads(line)
             if not select.select([self.process.stdout], [], [], max(0, end - time.monotonic()))[0]:
                 self.close()
                 raise Failed(f"{self.name}: no answer within {seconds:.0f} s")
-            line = self.process.stdout.readline()
-            if not line:
+            more = os.read(self.process.stdout.fileno(), 65536)
+            if not more:
                 code = self.process.wait()
                 self.log.seek(0)
                 raise Failed(f"{self.name}: ended with {'signal ' + str(-code) if code < 0 else 'exit code ' + str(code)}: {last_line(self.log.read())}")
-            if line.startswith("{"):  # libraries may talk
-                self.process.send_signal(signal.SIGSTOP)
-                return json.loads(line)
+            self.said += more
 
-    def ask(self, line, seconds=900):
+    def ask(self, line, seconds=300):
         if self.process.poll() is not None:
             raise Failed(f"{self.name}: has ended")
         self.process.send_signal(signal.SIGCONT)
         try:
-            self.process.stdin.write(line + "\n")
-            self.process.stdin.flush()
+            self.process.stdin.write((line + "\n").encode())
         except OSError:
             pass  # its end is told by answer()
         return self.answer(seconds)
@@ -96,6 +101,8 @@ class Worker:
     def close(self):
         self.process.kill()
         self.process.wait()
+        self.process.stdin.close()
+        self.process.stdout.close()
         self.log.close()
 
 
@@ -465,7 +472,7 @@ def bench_layer(o):
     for which in ("forward", "grad data", "grad filter"):
         rows = [(statistics.median(r["rows"][i]["ms"] for r in ours), "tomograd " + row["algorithm"] + (" (chosen)" if row["chosen"] else ""),
                  f"{row['error']:.1e}") for i, row in enumerate(first["rows"]) if row["pass"] == which]
-        rows += [(statistics.median(ms), peers[n][1], "") for (w, n), ms in theirs.items() if w == which]
+        rows += [(statistics.median(ms), peers[n][1].split("-")[0][:34], "") for (w, n), ms in theirs.items() if w == which]
         for ms, who, error in sorted(rows):
             say(f"{which:12s} {who:34s} {ms:9.3f} {1e3 * gflop / ms:9.1f} {100 * per_ms / ms:7.0f}%  {error}")
     return 0

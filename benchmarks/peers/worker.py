@@ -46,7 +46,9 @@ class Job:
         from onnx import TensorProto, helper, numpy_helper
         node = helper.make_node("Conv", ["input", "w"], ["logits"], strides=[self.stride] * 2, pads=[self.pad] * 4)
         info = lambda name, shape: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-        graph = helper.make_graph([node], "layer", [info("input", self.nchw.shape)], [info("logits", [None] * 4)],
+        n, _, h, w = self.nchw.shape
+        p, q = ((i + 2 * self.pad - f) // self.stride + 1 for i, f in ((h, self.w.shape[2]), (w, self.w.shape[3])))
+        graph = helper.make_graph([node], "layer", [info("input", self.nchw.shape)], [info("logits", [n, self.w.shape[0], p, q])],
                                   [numpy_helper.from_array(self.w, "w")])
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
         model.ir_version = 8
@@ -58,7 +60,7 @@ class Job:
 def onnxruntime_peer(job):
     """MLAS chooses its instruction set itself: nothing limits it to AVX2."""
     import onnxruntime as ort
-    base = yield f"onnxruntime {ort.__version__}"
+    yield f"onnxruntime {ort.__version__}"
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = job.threads, 1
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
@@ -134,16 +136,17 @@ def torch_peer(job, compiled=False):
 
 
 def ncnn_peer(job):
-    import ncnn
-    import pnnx
-    yield f"ncnn {ncnn.__version__}"
+    import importlib.util
     import os
     import subprocess
+    import ncnn
+    converter = pathlib.Path(importlib.util.find_spec("pnnx").origin).parent  # not imported: it would bring torch along
+    yield f"ncnn {ncnn.__version__}"
     shape = ",".join(str(n) for n in (1,) + job.nchw.shape[1:])
     stem = job.folder / ("ncnn_" + job.kind + "_" + pathlib.Path(job.onnx()).stem)
     if job.kind == "layer" or not os.path.exists(f"{stem}.bin"):
-        program = pathlib.Path(pnnx.__file__).parent / "bin" / "pnnx"
-        subprocess.run([program if program.exists() else "pnnx", job.onnx(), f"inputshape=[{shape}]f32", "fp16=0", f"ncnnparam={stem}.param",
+        program = next(p for p in sorted(converter.rglob("pnnx")) if p.is_file())
+        subprocess.run([program, job.onnx(), f"inputshape=[{shape}]f32", "fp16=0", f"ncnnparam={stem}.param",
                         f"ncnnbin={stem}.bin"], check=True, stdout=subprocess.DEVNULL, cwd=job.folder)
     net = ncnn.Net()
     net.opt.num_threads = job.threads
