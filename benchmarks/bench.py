@@ -53,8 +53,10 @@ def name_of(work):
 
 
 def last_line(text):
+    """What went wrong, of what a program wrote: the last line that names an error, else the last."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:200] if lines else "it said nothing"
+    errors = [line for line in lines if re.match(r"(\w+\.)*\w*(Error|Exception)\b", line)]
+    return (errors or lines)[-1][:200] if lines else "it said nothing"
 
 
 class Worker:
@@ -134,9 +136,10 @@ def machine_of(o):
 # ---- where the peers live ----------------------------------------------------------------------------------------------------
 
 
-def find_peers(o):
+def find_peers(o, only=None):
     """name -> (interpreter, version), and name -> why it is missing. Installs into build/bench/venv what no interpreter has."""
     wanted = dict(PEERS, **(ALL_PEERS if o.all else {}))
+    wanted = {n: p for n, p in wanted.items() if not only or n in only}
     venv = OUT / "venv" / "bin" / "python"
     pythons = [pathlib.Path(p) for p in o.python] or [venv, pathlib.Path(os.environ.get("TOMOGRAD_PYTHON") or sys.executable)]
     found, missing = {}, {}
@@ -157,7 +160,10 @@ def find_peers(o):
         probe(name)
     if missing and not o.python:
         packages = ["numpy", "onnx"] + [p for n in missing for p in wanted[n]]
-        say(f"installing from PyPI into build/bench/venv: {' '.join(dict.fromkeys(packages))}" + (" (several GB)" if o.all else ""))
+        say(f"installing from PyPI into build/bench/venv: {' '.join(dict.fromkeys(packages))}")
+        if "torch" in packages:
+            say("PyTorch brings its CUDA libraries: several GB to download and to keep. Ctrl-C now, or wait.")
+            time.sleep(5)
         if not venv.exists():
             made = subprocess.run([sys.executable, "-m", "venv", OUT / "venv"], capture_output=True, text=True)
             if made.returncode != 0:
@@ -368,6 +374,10 @@ def svg(result):
             + "".join(legend + parts) + "</svg>\n")
 
 
+def named(stem, suffix):
+    return stem.with_name(stem.name + suffix)
+
+
 def write(path, text):
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
@@ -387,9 +397,9 @@ def bench_peers(o):
     result = run_works(o, works, peers)
     result["missing"] = missing
     stem = pathlib.Path(o.out) if o.out else OUT / "peers"
-    write(stem.with_suffix(".json"), json.dumps(result, indent=1) + "\n")
-    write(stem.with_suffix(".md"), markdown(result))
-    write(stem.with_suffix(".svg"), svg(result))
+    write(named(stem, ".json"), json.dumps(result, indent=1) + "\n")
+    write(named(stem, ".md"), markdown(result))
+    write(named(stem, ".svg"), svg(result))
     say("", markdown(result), f"written: {stem}.json, .md, .svg")
     return 0
 
@@ -478,6 +488,54 @@ def bench_layer(o):
     return 0
 
 
+def bench_head_ct(o):
+    """Whole programs, from start to end: examples/head_ct.cpp, and the same in PyTorch with and without cached features."""
+    root = pathlib.Path(os.environ.get("TOMOGRAD_DATA") or ROOT / "../shared/data")
+    packed = root / "imagenet_weights/resnet50_imagenet.pth.xz"
+    if not packed.exists() or not (root / "head_ct/labels.csv").exists():
+        raise Failed(f"--head-ct needs head_ct/ and imagenet_weights/ in {root}: set TOMOGRAD_DATA")
+    weights = OUT / "resnet50_imagenet.pth"
+    if not weights.exists():
+        import lzma
+        with lzma.open(packed) as f:
+            temporary = weights.with_suffix(".tmp")
+            temporary.write_bytes(f.read())
+            temporary.rename(weights)
+    o.all = True
+    peers, _ = find_peers(o, ["pytorch"])
+    epochs, views = 10, 4
+    shared = [root / "head_ct", weights, epochs, views, o.threads]
+    commands = {"tomograd": [program(o, "head_ct"), "--data", root / "head_ct", "--weights", weights, "--out", OUT / "head_ct", "--epochs", epochs,
+                             "--views", views, "--threads", o.threads]}
+    if "pytorch" in peers:
+        for how in ("cached", "written"):
+            commands["pytorch, " + ("features cached" if how == "cached" else "as commonly written")] = [
+                peers["pytorch"][0], ROOT / "benchmarks/peers/head_ct.py", how] + shared
+    seconds = {name: [] for name in commands}
+    for _ in range(o.rounds):
+        for name, command in list(commands.items()):
+            start = time.perf_counter()
+            done = subprocess.run([str(c) for c in command], capture_output=True, text=True, env=environment(o), cwd=OUT)
+            if done.returncode != 0:
+                say(f"  {name}: {last_line(done.stderr)}")
+                del commands[name]
+                continue
+            seconds[name].append(time.perf_counter() - start)
+            say(f"  {name}: {seconds[name][-1]:.1f} s")
+    if not seconds["tomograd"]:
+        return 1
+    machine, ours = machine_of(o), statistics.median(seconds["tomograd"])
+    lines = [f"# head_ct beside PyTorch, {datetime.date.today().isoformat()}", "", machine_text(machine) + "".join(", " + v for _, v in peers.values()) + ".", "",
+             f"A frozen ResNet-50 on 200 slices, {views} augmented views, {epochs} epochs of the last layer; whole programs, median of {o.rounds} "
+             "interleaved rounds.", "", "| | seconds | beside tomograd |", "|---|---|---|"]
+    lines += [f"| {n} | {statistics.median(s):.1f} | {statistics.median(s) / ours:.2f} |" for n, s in seconds.items() if s]
+    stem = pathlib.Path(o.out) if o.out else OUT / "head_ct"
+    write(named(stem, ".json"), json.dumps({"format": 1, "date": datetime.date.today().isoformat(), "machine": machine, "seconds": seconds}, indent=1) + "\n")
+    write(named(stem, ".md"), "\n".join(lines) + "\n")
+    say("", *lines, "", f"written: {stem}.json, .md")
+    return 0
+
+
 def main():
     p = argparse.ArgumentParser(prog="./run bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--peers", action="store_true", help="beside ONNX Runtime and OpenVINO")
@@ -486,7 +544,7 @@ def main():
     p.add_argument("--record", metavar="BASE.json", help="measure tomograd alone into this file")
     p.add_argument("--compare", metavar="BASE.json", help="measure tomograd alone against this file")
     p.add_argument("--head-ct", action="store_true", help="head_ct beside PyTorch, cached and as commonly written")
-    p.add_argument("--threads", type=int, default=0, help="threads of every engine (default: the cores this process may use)")
+    p.add_argument("--threads", type=int, help="threads of every engine (default: the cores this process may use)")
     p.add_argument("--seconds", type=float, default=2, help="of each engine in each round (default 2)")
     p.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default 5)")
     p.add_argument("--only", metavar="REGEX", help='rows such as "infer resnet50 batch 16"')
@@ -497,7 +555,7 @@ def main():
     p.add_argument("--seed", type=int, default=1, help="of weights and input")
     p.add_argument("--bin", type=pathlib.Path, default=ROOT / "build/release/bin", help=argparse.SUPPRESS)
     o = p.parse_args()
-    if not o.threads:
+    if o.threads is None:
         o.threads = len(os.sched_getaffinity(0))
     if not 1 <= o.threads <= 512 or not 0.05 <= o.seconds <= 600 or not 1 <= o.rounds <= 1000:
         p.error("--threads is 1 to 512, --seconds 0.05 to 600, --rounds 1 to 1000")
@@ -511,10 +569,9 @@ def main():
     command = (bench_layer if o.layer is not None else bench_compare if o.compare else bench_record if o.record else bench_peers
                if o.peers or o.all else None)
     if o.head_ct:
-        sys.path.insert(0, str(ROOT / "benchmarks/peers"))
-        command = None
+        command = bench_head_ct
     if not command:
-        p.error("what? --peers, --layer, --record or --compare")
+        p.error("what? --peers, --layer, --record, --compare or --head-ct")
     try:
         return command(o)
     except Failed as e:

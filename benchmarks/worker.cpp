@@ -13,6 +13,7 @@
 #include <tomograd/infer.hpp>
 #include <tomograd/infer/onnx_write.hpp>
 #include <tomograd/tomograd.hpp>
+#include <tomograd/weights/pytorch_write.hpp>
 
 #include "support.hpp"
 
@@ -44,7 +45,8 @@ void prepare(const std::string& arch, std::uint64_t seed, const std::filesystem:
     for (std::int64_t i = 0; i < n.tensor->count(); ++i)
       p[i] = last ? random.uniform(0.1f, 0.3f) : spread || around_one ? random.uniform(0.6f, 1.4f) : random.uniform(-0.1f, 0.1f);
   }
-  for (const char* type : {".safetensors", ".pth"}) tg::save_weights(*net, dir / (arch + type));
+  tg::save_weights(*net, dir / (arch + ".safetensors"));
+  tg::weights::write_pytorch(dir / (arch + ".pth"), tg::state_dict(*net).entries);
   tg::save_onnx(*net, dir / (arch + ".onnx"));
   tg::Tensor x = tg::empty({16, 224, 224, 3});
   tg::nn::fill_normal(x, 1, tg::Random(seed));

@@ -99,7 +99,7 @@ if(TOMOGRAD_TESTS)
     endforeach()
   endforeach()
 
-  foreach(part structure packaging instructions)
+  foreach(part structure packaging instructions benchmarks)
     if(EXISTS "${PROJECT_SOURCE_DIR}/tests/${part}/tests.cmake")
       include(tests/${part}/tests.cmake)
     endif()
