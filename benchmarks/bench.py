@@ -36,8 +36,9 @@ ALL_PEERS = {"pytorch": ["torch", "torchvision"], "pytorch-compiled": ["torch", 
 GFLOP = {"resnet18": 3.63, "resnet50": 8.18, "resnet152": 23.03}  # a picture's forward pass, direct sums
 WORKS = [("infer", net, batch) for net in GFLOP for batch in (1, 16)] + [("train", net, 16) for net in ("resnet18", "resnet50")]
 BAND = 0.10
-# Variables that keep an engine to AVX2. ONNX Runtime has none: it chooses by the CPU alone.
+# Variables that keep an engine to AVX2. Some have none, they choose by the CPU alone: such are shown, but are no best peer then.
 AVX2 = {"TOMOGRAD_ISA": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "TORCHINDUCTOR_CPP_SIMDLEN": "256"}
+NOT_LIMITED = {"onnxruntime", "ncnn", "mnn"}
 
 
 class Failed(Exception):
@@ -139,6 +140,10 @@ def machine_of(o):
 def find_peers(o, only=None):
     """name -> (interpreter, version), and name -> why it is missing. Installs into build/bench/venv what no interpreter has."""
     wanted = dict(PEERS, **(ALL_PEERS if o.all else {}))
+    only = only or [n for n in o.engines.split(",") if n]
+    unknown = [n for n in only if n not in wanted]
+    if unknown:
+        raise Failed(f"--engines: there is no {unknown[0]}: {', '.join(list(PEERS) + list(ALL_PEERS))}; --all allows the latter")
     wanted = {n: p for n, p in wanted.items() if not only or n in only}
     venv = OUT / "venv" / "bin" / "python"
     pythons = [pathlib.Path(p) for p in o.python] or [venv, pathlib.Path(os.environ.get("TOMOGRAD_PYTHON") or sys.executable)]
@@ -280,9 +285,10 @@ def measure(o, work, peers):
         ours["per_peak"] = statistics.median(1e3 * batch / ms / (p * 1e-9) for ms, p in zip(rounds["tomograd"], peaks)) if peak else None
         others = {n: e["images_per_second"] for n, e in row["engines"].items() if n != "tomograd"}
         row["ratio"] = {n: round(ours["images_per_second"] / r, 3) for n, r in others.items()}
-        if others:
-            row["best_peer"] = max(others, key=others.get)
-            row["ratio_to_best"] = min(row["ratio"].values())
+        comparable = {n: r for n, r in others.items() if not (o.isa == "avx2" and n in NOT_LIMITED)}
+        if comparable:
+            row["best_peer"] = max(comparable, key=comparable.get)
+            row["ratio_to_best"] = row["ratio"][row["best_peer"]]
     text = ", ".join(f"{n} {e['images_per_second']:.1f}" for n, e in row["engines"].items())
     say(f"  {text} images/s" + (f"; {row['ratio_to_best']:.2f} x the best peer" if "ratio_to_best" in row else ""))
     return row
@@ -322,7 +328,8 @@ def markdown(result):
              result["machine"]["tomograd"] + "".join(", " + v for v in result["versions"].values()) + ".", "",
              f"Pictures of 224x224 per second, float32; median of {o['rounds']} interleaved rounds of {o['seconds']:g} s, lowest to highest round "
              "in brackets. Ratio: tomograd to the best peer of the row." +
-             (f" Instruction set {o['isa']}, where an engine lets itself be limited (ONNX Runtime does not)." if o["isa"] else ""), "",
+             (f" Instruction set {o['isa']}; {', '.join(sorted(NOT_LIMITED & set(names)))} cannot be limited and do not count for the ratio."
+              if o["isa"] == "avx2" and NOT_LIMITED & set(names) else ""), "",
              "| | " + " | ".join(names) + " | ratio | of FMA peak |", "|---" * (len(names) + 3) + "|"]
     for row in result["rows"]:
         cells = []
@@ -392,8 +399,9 @@ def bench_peers(o):
     works = select_works(o)
     peers, missing = find_peers(o)
     say("versions: " + ", ".join(v for _, v in peers.values()) if peers else "bench: no peer is here, tomograd runs alone")
-    if o.isa == "avx2" and "onnxruntime" in peers:
-        say("note: ONNX Runtime has no switch for its instruction set; it keeps the CPU's best")
+    unlimited = sorted(NOT_LIMITED & set(peers)) if o.isa == "avx2" else []
+    if unlimited:
+        say(f"note: {', '.join(unlimited)} cannot be limited to AVX2, and do not count for the ratio")
     result = run_works(o, works, peers)
     result["missing"] = missing
     stem = pathlib.Path(o.out) if o.out else OUT / "peers"
@@ -548,6 +556,7 @@ def main():
     p.add_argument("--seconds", type=float, default=2, help="of each engine in each round (default 2)")
     p.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default 5)")
     p.add_argument("--only", metavar="REGEX", help='rows such as "infer resnet50 batch 16"')
+    p.add_argument("--engines", default="", metavar="A,B", help="peers: only these")
     p.add_argument("--isa", choices=["scalar", "avx2", "avx512"], help="instruction set; avx2 also limits the peers that can be limited")
     p.add_argument("--band", type=float, default=BAND, help=f"--compare: what counts as noise (default {BAND})")
     p.add_argument("--out", metavar="STEM", help="--peers writes STEM.json, .md, .svg (default build/bench/peers)")
