@@ -86,14 +86,17 @@ class Worker:
                 raise Failed(f"{self.name}: no answer within {seconds:.0f} s")
             more = os.read(self.process.stdout.fileno(), 65536)
             if not more:
-                code = self.process.wait()
-                self.log.seek(0)
-                raise Failed(f"{self.name}: ended with {'signal ' + str(-code) if code < 0 else 'exit code ' + str(code)}: {last_line(self.log.read())}")
+                raise Failed(self.end())
             self.said += more
+
+    def end(self):
+        code = self.process.wait()
+        self.log.seek(0)
+        return f"{self.name}: ended with {'signal ' + str(-code) if code < 0 else 'exit code ' + str(code)}: {last_line(self.log.read())}"
 
     def ask(self, line, seconds=300):
         if self.process.poll() is not None:
-            raise Failed(f"{self.name}: has ended")
+            raise Failed(self.end())
         self.process.send_signal(signal.SIGCONT)
         try:
             self.process.stdin.write((line + "\n").encode())
@@ -264,8 +267,12 @@ def measure(o, work, peers):
                     failed[name] = str(e)
                     say(f"  {e}")
                     workers.pop(name).close()
-        for name, worker in workers.items():
-            memory[name] = worker.ask("memory")
+        for name in list(workers):
+            try:
+                memory[name] = workers[name].ask("memory")
+            except Failed as e:
+                failed[name] = str(e)
+                workers.pop(name).close()
     finally:
         for worker in workers.values():
             worker.close()
@@ -533,12 +540,13 @@ def bench_head_ct(o):
     if not seconds["tomograd"]:
         return 1
     machine, ours = machine_of(o), statistics.median(seconds["tomograd"])
-    lines = [f"# head_ct beside PyTorch, {datetime.date.today().isoformat()}", "", machine_text(machine) + "".join(", " + v for _, v in peers.values()) + ".", "",
+    date = datetime.date.today().isoformat()
+    lines = [f"# head_ct beside PyTorch, {date}", "", machine_text(machine) + "".join(", " + v for _, v in peers.values()) + ".", "",
              f"A frozen ResNet-50 on 200 slices, {views} augmented views, {epochs} epochs of the last layer; whole programs, median of {o.rounds} "
              "interleaved rounds.", "", "| | seconds | beside tomograd |", "|---|---|---|"]
     lines += [f"| {n} | {statistics.median(s):.1f} | {statistics.median(s) / ours:.2f} |" for n, s in seconds.items() if s]
     stem = pathlib.Path(o.out) if o.out else OUT / "head_ct"
-    write(named(stem, ".json"), json.dumps({"format": 1, "date": datetime.date.today().isoformat(), "machine": machine, "seconds": seconds}, indent=1) + "\n")
+    write(named(stem, ".json"), json.dumps({"format": 1, "date": date, "machine": machine, "seconds": seconds}, indent=1) + "\n")
     write(named(stem, ".md"), "\n".join(lines) + "\n")
     say("", *lines, "", f"written: {stem}.json, .md")
     return 0
