@@ -41,6 +41,7 @@ std::vector<Part> parts_of(const tg::data::Dataset& set, const Options& o) {
 
 int head_ct(const Options& o) {
   cli::apply(o);
+  const tg::Device device = tg::device_named(o.device);
   if (o.repeats > 1 && o.folds < 2) tg::fail("--repeats needs --folds, so that every repeat covers all slices", "--folds 5 --repeats 5");
   const auto start = std::chrono::steady_clock::now();
   const std::filesystem::path folder = o.data, table = folder / "labels.csv";
@@ -57,6 +58,7 @@ int head_ct(const Options& o) {
   const auto classes = static_cast<std::int64_t>(set.classes.size());
   auto net = tg::make_model(arch, {.classes = classes, .seed = o.seed});
   const tg::LoadReport loaded = tg::load_weights(*net, file, {.reinit = {net->head().path()}});
+  net->to(device);
   bar.say(loaded.summary());
   std::string assumed;
   const tg::Preprocessing preprocessing = tg::preprocessing_of(file.metadata, arch, &assumed);
@@ -202,6 +204,7 @@ int main(int argc, char** argv) {
   cli::add_out(app, o, "Folder for report.html, metrics.json, predictions.csv, curves.csv and model.safetensors");
   cli::add_seed(app, o);
   cli::add_threads(app, o);
+  cli::add_device(app, o);
   if (const int code = cli::parse(app, argc, argv); code >= 0) return code;
   return cli::run(
       "head_ct", [&] { return head_ct(o); }, o.unfreeze);

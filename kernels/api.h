@@ -17,7 +17,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define TG_KERNELS_VERSION 1
+#define TG_KERNELS_VERSION 2
 #define TG_MAX_DIMS 6
 
 typedef enum tg_status { kTgOk = 0, kTgUnsupported, kTgDeviceError } tg_status;
@@ -300,4 +300,6 @@ typedef struct tg_kernels {
 
   /* What this thread's last kTgDeviceError was, as a sentence; never NULL where it is given. NULL where devices cannot fail. */
   const char* (*last_error)(void);
+  /* What the device is, for people: "NVIDIA H200, compute capability 9.0, 141 GB". NULL where the name says it. */
+  const char* (*describe)(void);
 } tg_kernels;

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT
 // Copyright The tomograd authors
 //
-// What all programs share: the options --seed, --threads, --out; a progress bar on a terminal, plain lines elsewhere; Ctrl-C that stops
-// at the next safe point; errors as one sentence, exit code 1 (2 for wrong usage).
+// What all programs share: the options --seed, --threads, --device, --out; a progress bar on a terminal, plain lines elsewhere; Ctrl-C that
+// stops at the next safe point; errors as one sentence, exit code 1 (2 for wrong usage).
 #pragma once
 
 #include <tomograd/core/error.hpp>
 #include <tomograd/core/parallel.hpp>
+#include <tomograd/cuda.hpp>
 #include <tomograd/train/learner.hpp>
 #if defined(TOMOGRAD_WITH_LIBJPEG)
 #include <tomograd/image/libjpeg.hpp>
@@ -32,12 +33,18 @@ namespace tg = tomograd;
 struct Shared {
   std::uint64_t seed = 1;
   int threads = 0;
+  std::string device = "cpu";
   std::filesystem::path out;
 };
 
 inline void add_seed(CLI::App& app, Shared& s) { app.add_option("--seed", s.seed, "Seed of everything random")->capture_default_str(); }
 inline void add_threads(CLI::App& app, Shared& s) {
   app.add_option("--threads", s.threads, "Threads to compute with (default: all cores this process may use)")->check(CLI::Range(1, 512));
+}
+inline void add_device(CLI::App& app, Shared& s) {
+  app.add_option("--device", s.device, "What computes: cpu or cuda ('tomograd devices' lists what is there)")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"cpu", "cuda"}));
 }
 inline void add_out(CLI::App& app, Shared& s, const std::string& what, const std::string& def = {}) {
   s.out = def;

@@ -83,6 +83,7 @@ std::string trace(tg::Session& session, const tg::Tensor& x, tg::Tensor& y, cons
 
 int bench(const Options& o) {
   cli::apply(o);
+  const tg::Device device = tg::device_named(o.device);
   cli::Interrupt interrupt;
   tg::weights::StateDict file;
   if (!o.weights.empty()) file = tg::weights::read_state_dict(std::filesystem::path(o.weights));
@@ -93,6 +94,7 @@ int bench(const Options& o) {
   const auto net = tg::make_model(a.name, {.classes = a.classes, .in_channels = a.in_channels});
   if (!o.weights.empty()) (void)tg::load_weights(*net, file);
   file = {};
+  net->to(device);
   const std::int64_t size = o.size > 0 ? o.size : tg::is_cifar_model(a.name) ? 32 : 224;
   const tg::Shape input{o.batch, size, size, a.in_channels};
   tg::Tensor x = tg::empty(input);
@@ -106,9 +108,11 @@ int bench(const Options& o) {
     const tg::Tensor labels = tg::full({o.batch}, 0, tg::DType::i64);
     ms = timed(o.seconds, interrupt.token(), [&] {
       tg::Tape tape;
-      tape.backward(tg::cross_entropy((*net)(x), labels));
+      const tg::Tensor loss = tg::cross_entropy((*net)(x.to(device)), labels.to(device));
+      tape.backward(loss);
       optimizer.step();
       optimizer.clear_gradients();
+      (void)loss.item();  // a device is done with everything when this number has come
     });
   } else {
     tg::Session session(tg::compile(*net, input, {.winograd = !o.no_winograd, .batch_invariant = o.batch_invariant}));
@@ -119,6 +123,7 @@ int bench(const Options& o) {
     if (!o.trace.empty()) table = trace(session, x, y, o.trace);
   }
   const double median = quantile(ms, 0.5), rate = 1e3 * static_cast<double>(o.batch) / median;
+  const std::int64_t tensor_bytes = device.host_memory() ? tg::peak_bytes() : tg::device_bytes(device).peak;
   if (o.json) {
     nlohmann::ordered_json j{{"tomograd", TOMOGRAD_VERSION},
                              {"arch", a.name},
@@ -127,11 +132,12 @@ int bench(const Options& o) {
                              {"size", size},
                              {"threads", tg::num_threads()},
                              {"instruction_set", tg::cpu().name()},
+                             {"device", device.name()},
                              {"images_per_second", rate},
                              {"p50_ms", median},
                              {"p99_ms", quantile(ms, 0.99)},
                              {"calls", ms.size()},
-                             {"peak_bytes", tg::peak_bytes()}};
+                             {"peak_bytes", tensor_bytes}};
     if (!digest.empty()) j["plan"] = digest;
     std::printf("%s\n", j.dump(2).c_str());
     return 0;
@@ -140,9 +146,9 @@ int bench(const Options& o) {
   std::printf("%s", table.c_str());
   std::printf("%s, %s, batch %lld, %lldx%lld, %d threads, %s\n", a.name.c_str(), o.train ? "training step" : "inference",
               static_cast<long long>(o.batch), static_cast<long long>(size), static_cast<long long>(size), tg::num_threads(),
-              tg::cpu().name().c_str());
+              device.name().c_str());
   std::printf("%.1f images per second: median of %zu calls %.2f ms, p99 %.2f ms; tensors at most %.0f MB\n", rate, ms.size(), median,
-              quantile(ms, 0.99), static_cast<double>(tg::peak_bytes()) / 1e6);
+              quantile(ms, 0.99), static_cast<double>(tensor_bytes) / 1e6);
   return 0;
 }
 
@@ -163,5 +169,6 @@ Command add_bench(CLI::App& app) {
   app.add_flag("--batch-invariant", o->batch_invariant, "Choose algorithms without looking at the batch");
   cli::add_seed(app, *o);
   cli::add_threads(app, *o);
+  cli::add_device(app, *o);
   return [o] { return bench(*o); };
 }

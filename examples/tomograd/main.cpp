@@ -4,6 +4,7 @@
 // tomograd: train on folders of slices, predict, make phantoms. One file per subcommand.
 #include <tomograd/core/config.hpp>
 #include <tomograd/core/device.hpp>
+#include <tomograd/cuda.hpp>
 
 #include <map>
 
@@ -29,6 +30,11 @@ int main(int argc, char** argv) {
   commands[app.add_subcommand("version", "Print version, compiler and instruction set")] = [] {
     std::printf("tomograd %s\ncompiler %s\ninstruction set %s\nthreads %d\nJPEGs by %s\n", TOMOGRAD_VERSION, __VERSION__,
                 tomograd::cpu().name().c_str(), tomograd::num_threads(), cli::jpeg_decoder());
+    return 0;
+  };
+  commands[app.add_subcommand("devices", "List what can compute here, and why something cannot")] = [] {
+    for (const tomograd::DeviceReport& d : tomograd::list_devices())
+      std::printf("%-6s %s%s\n", d.name.c_str(), d.there ? "" : "not available: ", d.about.c_str());
     return 0;
   };
   if (const int code = cli::parse(app, argc, argv); code >= 0) return code;

@@ -38,7 +38,7 @@ int predict(const Options& o) {
   for (const std::string& file : {o.csv, o.logits})
     if (!file.empty()) cli::check_writable(std::filesystem::absolute(file).parent_path());
 
-  tg::ClassifierOptions options{.architecture = o.arch, .max_batch = o.batch};
+  tg::ClassifierOptions options{.architecture = o.arch, .max_batch = o.batch, .device = tg::device_named(o.device)};
   if (!o.classes.empty()) options.classes = cli::read_lines(o.classes);
   const tg::Classifier model = tg::load_classifier(o.weights, options);
   cli::Bar bar;
@@ -146,5 +146,6 @@ Command add_predict(CLI::App& app) {
   app.add_option("--batch", o->batch, "Pictures per run")->capture_default_str()->check(CLI::Range(1, 4096));
   app.add_option("--hu-offset", o->hu_offset, "Pictures are 16-bit and hold Hounsfield units plus this number (1024)");
   cli::add_threads(app, *o);
+  cli::add_device(app, *o);
   return [o] { return predict(*o); };
 }

@@ -58,6 +58,7 @@ std::pair<tg::data::Dataset, tg::data::Dataset> split(const tg::data::Dataset& s
 
 int train(const Options& o) {
   cli::apply(o);
+  const tg::Device device = tg::device_named(o.device);
   const tg::data::Dataset set = read_data(o);
   cli::check_writable(o.out);
   const auto [train_set, valid_set] = split(set, o);
@@ -92,6 +93,7 @@ int train(const Options& o) {
     run.weights = o.weights;
     run.weights_sha256 = report.sha256;
   }
+  net->to(device);
   bar.say(std::to_string(train_set.size()) + " slices to train on, " + std::to_string(valid_set.size()) + " held out; classes " +
           join(set.classes));
   if (set.classes.size() == 2) {
@@ -207,5 +209,6 @@ Command add_train(CLI::App& app) {
   cli::add_out(app, *o, "Folder for report.html, metrics.json, predictions.csv, curves.csv and model.safetensors");
   cli::add_seed(app, *o);
   cli::add_threads(app, *o);
+  cli::add_device(app, *o);
   return [o] { return train(*o); };
 }

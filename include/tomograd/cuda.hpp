@@ -17,8 +17,11 @@
 #include <cstdlib>
 #include <filesystem>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "core/device.hpp"
+#include "core/parallel.hpp"
 
 namespace tomograd::inline TOMOGRAD_ABI {
 
@@ -63,6 +66,27 @@ inline Device load_cuda_plugin(const std::filesystem::path& path) {
   if (!table) fail("load_cuda_plugin: " + why);
   detail::cuda_table() = table;
   return {DeviceKind::cuda, table};
+}
+
+/// What programs may compute on, and why something cannot be used.
+struct DeviceReport {
+  std::string name;  // for device_named
+  bool there = false;
+  std::string about;  // what it is, or the reason
+};
+inline std::vector<DeviceReport> list_devices() {
+  std::vector<DeviceReport> all{{"cpu", true, cpu().name() + ", " + std::to_string(num_threads()) + " threads"}};
+  std::string why;
+  const tg_kernels* table = detail::find_cuda(why);
+  all.push_back({"cuda", table != nullptr, !table ? why : table->describe ? table->describe() : table->name});
+  return all;
+}
+
+/// "cpu" or "cuda". Throws Error for another name, and with the reason where there is no such device.
+inline Device device_named(std::string_view name) {
+  if (name == "cpu") return cpu();
+  if (name == "cuda") return cuda();
+  fail("device '" + std::string(name) + "' is unknown", "cpu or cuda");
 }
 
 }  // namespace tomograd::inline TOMOGRAD_ABI

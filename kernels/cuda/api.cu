@@ -37,6 +37,20 @@ tg_status download(void* host, const void* device, std::int64_t bytes, const tg_
   return s != kTgOk ? s : check("download", cudaStreamSynchronize(stream_of(ctx)));
 }
 
+const char* describe() {
+  static thread_local char text[512];
+  int device = 0, driver = 0, runtime = 0;
+  cudaDeviceProp p{};
+  cudaDriverGetVersion(&driver);
+  cudaRuntimeGetVersion(&runtime);
+  if (check("describe", cudaGetDevice(&device)) != kTgOk || check("describe", cudaGetDeviceProperties(&p, device)) != kTgOk)
+    return error_text();
+  std::snprintf(text, sizeof text, "%s, compute capability %d.%d, %.0f GB, driver for CUDA %d.%d, built with %d.%d", p.name, p.major,
+                p.minor, static_cast<double>(p.totalGlobalMem) / 1e9, driver / 1000, driver % 1000 / 10, runtime / 1000,
+                runtime % 1000 / 10);
+  return text;
+}
+
 const tg_kernels* refuse(const char** why, const char* format, ...) {
   va_list args;
   va_start(args, format);
@@ -81,6 +95,7 @@ extern "C" TG_EXPORT const tg_kernels* tg_cuda_get_api(std::uint32_t version, co
     t.release = release;
     t.upload = upload;
     t.download = download;
+    t.describe = describe;
     return t;
   }();
   return &table;

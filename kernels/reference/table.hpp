@@ -68,6 +68,7 @@ inline constexpr tg_kernels kTable = {
     .sgd = entry<sgd<float>, sgd<double>>,
     .adam = entry<adam<float>, adam<double>>,
     .last_error = nullptr,
+    .describe = nullptr,
 };
 
 }  // namespace reference

@@ -34,6 +34,7 @@ struct ClassifierOptions {
   std::optional<Preprocessing> preprocessing = {};  // none = the file's, or the architecture's usual one
   std::vector<std::string> classes = {};            // names; none = the file's, or "0", "1", …
   std::int64_t max_batch = 1;                       // logits() takes more in pieces of this many
+  Device device = cpu();                            // what computes; pictures and answers are in the host's memory
 };
 
 /// What a network says of one picture.
@@ -221,6 +222,7 @@ inline Classifier make_classifier(weights::StateDict file, const ClassifierOptio
   const auto net = make_model(a.name, {.classes = a.classes, .in_channels = a.in_channels, .initialise = false});
   const LoadReport report = load_weights(*net, file);
   file.entries.clear();
+  net->to(options.device);
   std::string assumed;
   const Preprocessing p = options.preprocessing ? *options.preprocessing : preprocessing_of(file.metadata, a.name, &assumed);
   std::vector<std::string> classes = options.classes;
@@ -281,6 +283,7 @@ inline Classifier make_classifier(weights::onnx::Graph graph, const ClassifierOp
   graph = {};
   const std::string name = record.architecture.empty() ? "ONNX graph" : record.architecture + " as an ONNX graph";
   for (const std::string& line : net->notes()) notes.push_back(line);
+  net->to(options.device);
   OnnxNet& module = *net;
   Classifier c(module, channels, out.count(), p, std::move(classes), options.max_batch,
                [&]() -> std::unique_ptr<nn::Module> { return std::move(net); });

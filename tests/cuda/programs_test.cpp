@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: MIT
+// Copyright The tomograd authors
+//
+// The programs with --device cuda: a sentence where there is no GPU; the same answers as on the CPU where simt plays one.
+#include <gtest/gtest.h>
+
+#include <tomograd/core/simt.hpp>
+#include <tomograd/models/resnet.hpp>
+#include <tomograd/weights/load.hpp>
+
+#include <cmath>
+
+#include "../../examples/support/npy.hpp"
+#include "support/nets.hpp"
+#include "support/programs.hpp"
+
+namespace tomograd_test {
+namespace {
+
+using CudaPrograms = ProgramTest;
+const std::string kSimt = "TOMOGRAD_CUDA_PLUGIN='" TOMOGRAD_SIMT_PLUGIN_FILE "'";
+
+TEST_F(CudaPrograms, SayWhyThereIsNoGpu) {
+  const Outcome devices = run("tomograd devices", "CUDA_VISIBLE_DEVICES=");
+  EXPECT_EQ(devices.code, 0) << devices;
+  EXPECT_TRUE(devices.says("cpu    cpu-")) << devices;
+  EXPECT_TRUE(devices.says("cuda   not available: ")) << devices;
+  const Outcome bench = run("tomograd bench --arch resnet20 --seconds 0.1 --device cuda", "CUDA_VISIBLE_DEVICES=");
+  EXPECT_EQ(bench.code, 1) << bench;
+  EXPECT_TRUE(bench.says("tomograd: cuda: ")) << bench;
+  EXPECT_TRUE(bench.says("no CUDA device") || bench.says("linked without")) << bench;
+  EXPECT_EQ(run("tomograd bench --arch resnet20 --device gpu").code, 2);
+}
+
+TEST_F(CudaPrograms, RunOnSimtBehindThePlugin) {
+  if (!tg::kernels::simt_kernels()) GTEST_SKIP() << "this machine cannot run simt (AVX2 and FMA)";
+  EXPECT_TRUE(run("tomograd devices", kSimt).says("cuda   simt"));
+  const Outcome bench = run("tomograd bench --arch resnet20 --batch 2 --seconds 0.1 --train --device cuda", kSimt);
+  EXPECT_EQ(bench.code, 0) << bench;
+  EXPECT_TRUE(bench.says("2 threads, simt") || bench.says("threads, simt")) << bench;
+  const auto net = tg::make_model("resnet20", {.classes = 5, .initialise = false});
+  fill_net(*net);
+  tg::save_weights(*net, folder / "w.safetensors");
+  tg::Tensor x = golden_picture(3, 32);
+  npy::write(folder / "x.npy", x);
+  const std::string predict = "tomograd predict --weights w.safetensors --tensor x.npy --layout nhwc --batch 2 --logits ";
+  const Outcome here = run(predict + "here.npy"), there = run(predict + "there.npy --device cuda", kSimt);
+  ASSERT_EQ(here.code, 0) << here;
+  ASSERT_EQ(there.code, 0) << there;
+  EXPECT_LE(relative_error(npy::read(folder / "there.npy"), npy::read(folder / "here.npy")), 1e-5);
+}
+
+TEST_F(CudaPrograms, MemoryThatRunsOutIsASentence) {
+  if (!tg::kernels::simt_kernels()) GTEST_SKIP() << "this machine cannot run simt (AVX2 and FMA)";
+  const Outcome o = run("tomograd bench --arch resnet20 --batch 64 --seconds 0.1 --device cuda", kSimt + " TOMOGRAD_SIMT_MEMORY=2000000");
+  EXPECT_EQ(o.code, 1) << o;
+  EXPECT_TRUE(o.says("simt: no memory for ")) << o;
+  EXPECT_TRUE(o.says("of 2000000 free: out of memory")) << o;
+}
+
+TEST_F(CudaPrograms, TrainOnSimtBehindThePlugin) {
+  if (!tg::kernels::simt_kernels()) GTEST_SKIP() << "this machine cannot run simt (AVX2 and FMA)";
+  ASSERT_EQ(run("tomograd phantoms --patients 4 --slices 3 --size 64 --out data").code, 0);
+  const std::string train =
+      "tomograd train --csv data/labels.csv --label hemorrhage --group patient_id --hu-offset 1024 --arch resnet20 --size 32 --batch 4 "
+      "--epochs 1 --out ";
+  const Outcome there = run(train + "there --device cuda", kSimt);
+  ASSERT_EQ(there.code, 0) << there;
+  EXPECT_TRUE(std::filesystem::exists(folder / "there/report.html"));
+  EXPECT_TRUE(std::filesystem::exists(folder / "there/model.safetensors"));
+}
+
+}  // namespace
+}  // namespace tomograd_test
