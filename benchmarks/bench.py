@@ -149,7 +149,8 @@ def find_peers(o, only=None):
         raise Failed(f"--engines: there is no {unknown[0]}: {', '.join(list(PEERS) + list(ALL_PEERS))}; --all allows the latter")
     wanted = {n: p for n, p in wanted.items() if not only or n in only}
     venv = OUT / "venv" / "bin" / "python"
-    pythons = [pathlib.Path(p) for p in o.python] or [venv, pathlib.Path(os.environ.get("TOMOGRAD_PYTHON") or sys.executable)]
+    own = os.environ.get("TOMOGRAD_PYTHON") or sys.executable
+    pythons = [pathlib.Path(p).absolute() for p in o.python] or [venv, pathlib.Path(shutil.which(own) or own).absolute()]
     found, missing = {}, {}
 
     def probe(name):
@@ -505,7 +506,7 @@ def bench_layer(o):
 
 def bench_head_ct(o):
     """Whole programs, from start to end: examples/head_ct.cpp, and the same in PyTorch with and without cached features."""
-    root = pathlib.Path(os.environ.get("TOMOGRAD_DATA") or ROOT / "../shared/data")
+    root = pathlib.Path(os.environ.get("TOMOGRAD_DATA") or ROOT / "../shared/data").absolute()
     packed = root / "imagenet_weights/resnet50_imagenet.pth.xz"
     if not packed.exists() or not (root / "head_ct/labels.csv").exists():
         raise Failed(f"--head-ct needs head_ct/ and imagenet_weights/ in {root}: set TOMOGRAD_DATA")
@@ -582,6 +583,7 @@ def main():
         re.compile(o.only or "")
     except re.error as e:
         p.error(f"--only '{o.only}' is no regular expression: {e}")
+    o.bin = o.bin.absolute()  # programs run in OUT
     OUT.mkdir(parents=True, exist_ok=True)
     command = (bench_layer if o.layer is not None else bench_compare if o.compare else bench_record if o.record else bench_peers
                if o.peers or o.all else None)
