@@ -72,22 +72,22 @@ __device__ __forceinline__ void store_lanes(T* p, const Lanes<T, kLanes>& v) {
 
 // ---- mathematics, by type ------------------------------------------------------------------------------------------------------
 
-__device__ __forceinline__ float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
-__device__ __forceinline__ double multiply_add(double a, double b, double c) { return fma(a, b, c); }
-__device__ __forceinline__ float exp_of(float x) { return expf(x); }
-__device__ __forceinline__ double exp_of(double x) { return exp(x); }
-__device__ __forceinline__ float log_of(float x) { return logf(x); }
-__device__ __forceinline__ double log_of(double x) { return log(x); }
-__device__ __forceinline__ float log1p_of(float x) { return log1pf(x); }
-__device__ __forceinline__ double log1p_of(double x) { return log1p(x); }
-__device__ __forceinline__ float sqrt_of(float x) { return sqrtf(x); }
-__device__ __forceinline__ double sqrt_of(double x) { return sqrt(x); }
-__device__ __forceinline__ float tanh_of(float x) { return tanhf(x); }
-__device__ __forceinline__ double tanh_of(double x) { return tanh(x); }
-__device__ __forceinline__ float erfc_of(float x) { return erfcf(x); }
-__device__ __forceinline__ double erfc_of(double x) { return erfc(x); }
-__device__ __forceinline__ float abs_of(float x) { return fabsf(x); }
-__device__ __forceinline__ double abs_of(double x) { return fabs(x); }
+__device__ __forceinline__ float multiply_add(float a, float b, float c) { return ::fmaf(a, b, c); }
+__device__ __forceinline__ double multiply_add(double a, double b, double c) { return ::fma(a, b, c); }
+__device__ __forceinline__ float exp_of(float x) { return ::expf(x); }
+__device__ __forceinline__ double exp_of(double x) { return ::exp(x); }
+__device__ __forceinline__ float log_of(float x) { return ::logf(x); }
+__device__ __forceinline__ double log_of(double x) { return ::log(x); }
+__device__ __forceinline__ float log1p_of(float x) { return ::log1pf(x); }
+__device__ __forceinline__ double log1p_of(double x) { return ::log1p(x); }
+__device__ __forceinline__ float sqrt_of(float x) { return ::sqrtf(x); }
+__device__ __forceinline__ double sqrt_of(double x) { return ::sqrt(x); }
+__device__ __forceinline__ float tanh_of(float x) { return ::tanhf(x); }
+__device__ __forceinline__ double tanh_of(double x) { return ::tanh(x); }
+__device__ __forceinline__ float erfc_of(float x) { return ::erfcf(x); }
+__device__ __forceinline__ double erfc_of(double x) { return ::erfc(x); }
+__device__ __forceinline__ float abs_of(float x) { return ::fabsf(x); }
+__device__ __forceinline__ double abs_of(double x) { return ::fabs(x); }
 
 // ---- sums within a block -------------------------------------------------------------------------------------------------------
 
