@@ -140,7 +140,9 @@ typedef enum tg_conv_algorithm {
   kTgConvDirect /* depthwise */,
   kTgConvWinograd /* F(4x4, 3x3) */,
   kTgConvWinograd2 /* F(2x2, 3x3) */,
-  kTgConvWinograd5 /* F(5x5, 3x3) */
+  kTgConvWinograd5 /* F(5x5, 3x3) */,
+  kTgConvTf32 /* implicit GEMM on tensor cores, factors rounded to tf32; only where it is asked for */,
+  kTgConvBf16 /* the same with bfloat16 */
 } tg_conv_algorithm;
 typedef enum tg_conv_pass { kTgConvForward = 0, kTgConvGradData, kTgConvGradFilter } tg_conv_pass;
 

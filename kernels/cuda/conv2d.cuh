@@ -23,6 +23,7 @@
 #pragma once
 
 #include "batch_norm.cuh"
+#include "conv2d_tensor.cuh"
 #include "gemm.cuh"
 
 namespace TG_KERNEL_NAMESPACE {
@@ -404,9 +405,10 @@ inline bool conv2d_supported(const tg_conv_desc* d, tg_conv_algorithm algorithm)
   const std::int64_t cg = d->c / d->groups, kg = d->k / d->groups, tile = kTile;
   if (d->dtype != kTgFloat32) return false;
   if (algorithm == kTgConvDirect) return d->groups > 1 && d->r * d->s * cg <= 65535;
-  return algorithm == kTgConvImplicitGemm && d->r * d->s * cg < kMostInt - tile && d->r * d->s * kg < kMostInt - tile &&
-         d->n * d->p * d->q < kMostInt - tile && d->n * d->h * d->w < kMostInt - tile && kg <= 65535 * tile && cg <= 65535 * tile &&
-         d->groups <= 65535 && d->h + d->pad_top + d->pad_bottom < kMostInt / 2 && d->w + d->pad_left + d->pad_right < kMostInt / 2;
+  const bool gemm = algorithm == kTgConvImplicitGemm || algorithm == kTgConvTf32 || algorithm == kTgConvBf16;
+  return gemm && d->r * d->s * cg < kMostInt - tile && d->r * d->s * kg < kMostInt - tile && d->n * d->p * d->q < kMostInt - tile &&
+         d->n * d->h * d->w < kMostInt - tile && kg <= 65535 * tile && cg <= 65535 * tile && d->groups <= 65535 &&
+         d->h + d->pad_top + d->pad_bottom < kMostInt / 2 && d->w + d->pad_left + d->pad_right < kMostInt / 2;
 }
 
 inline std::int64_t conv2d_packed_bytes(const tg_conv_desc* d) {
@@ -442,6 +444,13 @@ inline tg_status conv2d(const tg_conv_desc* d, const tg_conv_args* a, const tg_c
   if (algorithm == kTgConvDirect) {
     const tg_status status =
         launch<conv2d_direct_kernel>(elementwise_launch(pixels * d->k), ctx, *d, x, w, bias, residual, y, pixels * d->k);
+    if (status != kTgOk || !a->mean) return status;
+    const tg_batch_norm_desc m = moments_of(d);
+    return moments(&m, y, a->mean, a->var, ctx);
+  }
+  if (algorithm != kTgConvImplicitGemm && conv2d_fits_tensor_cores(d, x, w)) {
+    const tg_status status = algorithm == kTgConvTf32 ? conv2d_tensor<Precision::tf32>(d, x, w, bias, residual, y, ctx)
+                                                      : conv2d_tensor<Precision::bf16>(d, x, w, bias, residual, y, ctx);
     if (status != kTgOk || !a->mean) return status;
     const tg_batch_norm_desc m = moments_of(d);
     return moments(&m, y, a->mean, a->var, ctx);

@@ -135,6 +135,9 @@ std::string ptx_of(const std::string& ptx, const std::string& kernel) {
 TEST_F(CudaBudget, PromisedInstructions) {
   const std::map<std::string, std::vector<std::string>> promised{
       {"conv2d_kernel", {"ld.global.v4.f32", "fma.rn.f32"}},
+      {"conv2d_tensor_kernel",
+       {"mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32", "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32",
+        "ldmatrix.sync.aligned.m8n8.x4", "cp.async.cg.shared.global", "cvt.rna.tf32.f32"}},
       {"unary_kernel", {"ld.global.v4.f32", "st.global.v4.f32"}},
   };
   for (const auto& [kernel, instructions] : promised) {

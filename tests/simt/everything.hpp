@@ -165,6 +165,11 @@ class Everything {
       call(k_.conv2d_pack, d, packed, w.data(), packed.data());
       const tg_conv_args plain{x.data(), packed.data(), nullptr, nullptr, y.data(), nullptr, nullptr};
       call_with(kTgOpConv2d, k_.conv2d, d, y, &plain);
+      for (const tg_conv_algorithm tensor_cores : {kTgConvTf32, kTgConvBf16}) {
+        tg_conv_desc t = d;
+        t.algorithm = tensor_cores;
+        call_with(kTgOpConv2d, k_.conv2d, t, y, &plain);
+      }
       const tg_conv_args with_moments{x.data(), packed.data(), nullptr, nullptr, y.data(), mean.data(), var.data()};
       call_with(kTgOpConv2dWithMoments, k_.conv2d, d, mean, &with_moments);
       all_.insert(all_.end(), var.begin(), var.end());

@@ -7,7 +7,8 @@
 # Not under a sanitizer: one program, one owner of the hooks.
 if(TARGET test_kernels AND NOT CMAKE_CXX_FLAGS MATCHES "-fsanitize" AND CMAKE_SYSTEM_NAME STREQUAL "Linux" AND CMAKE_CXX_COMPILER_ID MATCHES "GNU|Clang")
   set(checked tests/simt_check/kernels.cpp tests/simt_check/defects_test.cpp)
-  add_executable(test_simt_check ${checked} kernels/simt/check.cpp tests/simt_check/all_kernels_test.cpp $<TARGET_OBJECTS:test_kernels>)
+  add_executable(test_simt_check ${checked} kernels/simt/check.cpp tests/simt_check/all_kernels_test.cpp
+                 tests/simt_check/conv2d_tensor_test.cpp $<TARGET_OBJECTS:test_kernels>)
   # clang leaves out a read before a write of the same place; it may be of memory that nobody wrote.
   set_source_files_properties(${checked} PROPERTIES COMPILE_OPTIONS
     "-fsanitize=thread;-g1;-fno-omit-frame-pointer;$<$<CXX_COMPILER_ID:Clang>:SHELL:-mllvm -tsan-instrument-read-before-write=1>")

@@ -142,6 +142,10 @@ inline const char* algorithm_name(tg_conv_algorithm a) {
       return "winograd 2x2";
     case kTgConvWinograd5:
       return "winograd 5x5";
+    case kTgConvTf32:
+      return "tf32";
+    case kTgConvBf16:
+      return "bf16";
   }
   return "?";
 }
