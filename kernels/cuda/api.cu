@@ -5,6 +5,7 @@
 // compiled by g++ alone link it, or load it at run time. Works on the current device of the calling thread.
 #include <cstdarg>
 #include <cstdio>
+#include <cstdlib>
 
 #include "table.cuh"
 
@@ -80,6 +81,14 @@ extern "C" TG_EXPORT const tg_kernels* tg_cuda_get_api(std::uint32_t version, co
   cudaError_t e = cudaGetDeviceCount(&devices);
   if (e != cudaSuccess) {
     cudaGetLastError();
+    int driver = 0;
+    if (e == cudaErrorInsufficientDriver && cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0)
+      return refuse(why, "no CUDA device: no NVIDIA driver is installed");
+    if (e == cudaErrorInsufficientDriver)
+      return refuse(why, "no CUDA device: the driver is for CUDA %d.%d, the kernels were built with %d.%d", driver / 1000,
+                    driver % 1000 / 10, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
+    const char* const visible = std::getenv("CUDA_VISIBLE_DEVICES");
+    if (e == cudaErrorNoDevice && visible) return refuse(why, "no CUDA device: CUDA_VISIBLE_DEVICES=\"%.64s\" leaves none", visible);
     return refuse(why, "no CUDA device: %s (%s)", cudaGetErrorString(e), cudaGetErrorName(e));
   }
   if (devices < 1) return refuse(why, "no CUDA device: the driver lists none");
