@@ -11,6 +11,7 @@
 #include <set>
 
 #include "support/cli.hpp"
+#include "support/manifest.hpp"
 
 namespace tg = tomograd;
 
@@ -61,7 +62,12 @@ int head_ct(const Options& o) {
   net->to(device);
   bar.say(loaded.summary());
   std::string assumed;
-  const tg::Preprocessing preprocessing = tg::preprocessing_of(file.metadata, arch, &assumed);
+  tg::Preprocessing preprocessing = tg::preprocessing_of(file, arch, &assumed);
+  const auto published = manifest::read();
+  if (const auto* known = manifest::find(published, file.sha256); known && !assumed.empty()) {
+    preprocessing = known->preprocessing;
+    assumed = "preprocessing of " + known->name + " in the manifest: " + tg::image::describe(preprocessing);
+  }
   if (!assumed.empty()) bar.say("  " + assumed);
 
   // Near-duplicates (the same slice saved twice) must not straddle a split.

@@ -12,6 +12,9 @@
 #if defined(TOMOGRAD_WITH_LIBJPEG)
 #include <tomograd/image/libjpeg.hpp>
 #endif
+#if defined(TOMOGRAD_WITH_HDF5)
+#include "hdf5_child.hpp"
+#endif
 
 #include <unistd.h>
 
@@ -58,6 +61,9 @@ inline void apply(const Shared& s) {
   if (s.threads > 0) tg::set_num_threads(s.threads);
 #if defined(TOMOGRAD_WITH_LIBJPEG)
   tg::image::use_libjpeg();
+#endif
+#if defined(TOMOGRAD_WITH_HDF5)
+  use_libhdf5();
 #endif
 }
 constexpr const char* jpeg_decoder() {

@@ -8,6 +8,8 @@
 #include <tomograd/core/file.hpp>
 #include <tomograd/image/preprocess.hpp>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -58,6 +60,10 @@ inline std::vector<Published> read(const std::filesystem::path& path = {}) {
       p.classes = item.value("classes", std::int64_t{0});
       const auto how = item.value("preprocessing", nlohmann::json::object());
       p.preprocessing = how.contains("resize") ? tg::Preprocessing::imagenet(how.at("resize"), how.at("crop")) : tg::Preprocessing::cifar();
+      if (how.value("interpolation", "bilinear") == "bicubic")
+        p.preprocessing.interpolation = tg::Interpolation::bicubic;
+      else if (how.value("interpolation", "bilinear") != "bilinear")
+        tg::fail(where + ": " + name + ": interpolation is neither bilinear nor bicubic");
       if (how.contains("mean")) p.preprocessing.mean = how.at("mean").get<std::vector<double>>();
       if (how.contains("std")) p.preprocessing.std = how.at("std").get<std::vector<double>>();
       tg::image::check_preprocessing(p.preprocessing);
@@ -74,6 +80,18 @@ inline const Published* find(const std::vector<Published>& all, const std::strin
   for (const Published& p : all)
     if (!sha256.empty() && sha256.starts_with(p.sha256)) return &p;
   return nullptr;
+}
+
+/// The published file that the one at `path` is, or null. Only a file of a published size is hashed; `sha256` spares that.
+inline const Published* find_file(const std::vector<Published>& all, const std::filesystem::path& path, std::string sha256 = {}) {
+  std::error_code error;
+  const auto bytes = std::filesystem::file_size(path, error);
+  if (error) return nullptr;
+  const auto fits = [&](const Published& p) {  // mib is rounded
+    return p.bytes ? p.bytes == bytes : std::abs(static_cast<double>(bytes) / (1 << 20) - p.mib) < 0.1;
+  };
+  if (sha256.empty() && std::any_of(all.begin(), all.end(), fits)) sha256 = tg::sha256_file(path);
+  return find(all, sha256);
 }
 
 }  // namespace manifest

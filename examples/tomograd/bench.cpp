@@ -10,6 +10,7 @@
 #include <chrono>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "commands.hpp"
 #include "support/cli.hpp"
@@ -86,16 +87,31 @@ int bench(const Options& o) {
   const tg::Device device = tg::device_named(o.device);
   cli::Interrupt interrupt;
   tg::weights::StateDict file;
-  if (!o.weights.empty()) file = tg::weights::read_state_dict(std::filesystem::path(o.weights));
-  if (o.arch.empty() && o.weights.empty()) tg::fail("bench: which network?", "--arch resnet50 or --weights FILE");
+  std::unique_ptr<tg::nn::Module> net;
   tg::Architecture a;
-  if (!o.weights.empty()) a = tg::guess_architecture(file);
-  if (!o.arch.empty()) a.name = o.arch;
-  const auto net = tg::make_model(a.name, {.classes = a.classes, .in_channels = a.in_channels});
-  if (!o.weights.empty()) (void)tg::load_weights(*net, file);
+  std::int64_t usual = 0;
+  const auto source = o.weights.empty() ? std::optional<tg::weights::Source>() : tg::weights::Source::file(o.weights);
+  if (source && o.arch.empty() && tg::weights::graph_format(*source) != tg::weights::GraphFormat::none) {  // runs its own graph
+    auto graph = tg::load_graph(*source);
+    const auto& in = graph->input();
+    if (in.size() == 4 && in[3] > 0) a.in_channels = in[3];
+    if (in.size() == 4 && in[1] > 0 && in[1] == in[2]) usual = in[1];
+    if (in.size() == 4 && in[1] > 0 && ((o.size > 0 && o.size != in[1]) || in[1] != in[2]))
+      tg::fail("bench: " + o.weights + " takes pictures of " + std::to_string(in[1]) + "x" + std::to_string(in[2]) + " only");
+    a.name = o.weights;
+    net = std::move(graph);
+  } else if (!o.weights.empty())
+    file = tg::weights::read_state_dict(std::filesystem::path(o.weights));
+  if (o.arch.empty() && o.weights.empty()) tg::fail("bench: which network?", "--arch resnet50 or --weights FILE");
+  if (!net) {
+    if (!o.weights.empty()) a = tg::guess_architecture(file);
+    if (!o.arch.empty()) a.name = o.arch;
+    net = tg::make_model(a.name, {.classes = a.classes, .in_channels = a.in_channels});
+    if (!o.weights.empty()) (void)tg::load_weights(*net, file);
+  }
   file = {};
   net->to(device);
-  const std::int64_t size = o.size > 0 ? o.size : tg::is_cifar_model(a.name) ? 32 : 224;
+  const std::int64_t size = o.size > 0 ? o.size : usual > 0 ? usual : tg::is_cifar_model(a.name) ? 32 : 224;
   const tg::Shape input{o.batch, size, size, a.in_channels};
   tg::Tensor x = tg::empty(input);
   tg::nn::fill_normal(x, 1, tg::Random(o.seed));
@@ -157,7 +173,7 @@ int bench(const Options& o) {
 Command add_bench(CLI::App& app) {
   auto o = std::make_shared<Options>();
   app.add_option("--arch", o->arch, "resnet18 … resnet152, resnet20 … resnet110");
-  app.add_option("--weights", o->weights, "Weight file (default: random weights)");
+  app.add_option("--weights", o->weights, "Weight file; ONNX, Caffe and Keras files run their own graph (default: random weights)");
   app.add_option("--batch", o->batch, "Pictures per call")->capture_default_str()->check(CLI::Range(1, 4096));
   app.add_option("--size", o->size, "Pixels per side (default: 224; CIFAR nets: 32)")->check(CLI::Range(32, 4096));
   app.add_option("--seconds", o->seconds, "Time to measure for")->capture_default_str()->check(CLI::Range(0.1, 3600.0));

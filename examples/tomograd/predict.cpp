@@ -14,6 +14,7 @@
 #include "commands.hpp"
 #include "support/cli.hpp"
 #include "support/lines.hpp"
+#include "support/manifest.hpp"
 #include "support/npy.hpp"
 
 namespace {
@@ -40,10 +41,14 @@ int predict(const Options& o) {
 
   tg::ClassifierOptions options{.architecture = o.arch, .max_batch = o.batch, .device = tg::device_named(o.device)};
   if (!o.classes.empty()) options.classes = cli::read_lines(o.classes);
+  const auto published = manifest::read();
+  const manifest::Published* const known = manifest::find_file(published, o.weights);
+  if (known) options.preprocessing = known->preprocessing;  // such files do not say it themselves
   const tg::Classifier model = tg::load_classifier(o.weights, options);
   cli::Bar bar;
   bar.say(o.weights + ": " + model.architecture() + ", " + std::to_string(model.classes().size()) + " classes");
   for (const std::string& note : model.notes()) bar.say("  " + note);
+  if (known) bar.say("  is " + known->name + " of the manifest, prepared as published: " + tg::image::describe(known->preprocessing));
   const bool hounsfield = model.preprocessing().unit == tg::Unit::hounsfield;
   if (hounsfield && o.hu_offset == 0 && !names.empty())
     tg::fail("predict: " + o.weights + " expects Hounsfield units", "16-bit pictures that hold HU + 1024: --hu-offset 1024");
@@ -133,7 +138,8 @@ int predict(const Options& o) {
 Command add_predict(CLI::App& app) {
   auto o = std::make_shared<Options>();
   app.add_option("images", o->images, "Pictures (PNG, JPEG, BMP)");
-  app.add_option("--weights", o->weights, "Weight file: .pth (zip or legacy), .safetensors, or .onnx, which runs its own graph")
+  app.add_option("--weights", o->weights,
+                 "Weight file: .pth (zip or legacy), .safetensors, or .onnx, .caffemodel, .h5 (Keras), which run their own graph")
       ->required();
   app.add_option("--arch", o->arch, "Architecture, where the file does not tell: resnet18 … resnet152, resnet20 … resnet110");
   app.add_option("--classes", o->classes, "File with one class name per line");

@@ -69,9 +69,44 @@ std::string producer_of(const StateDict& file) {
   return said("format");
 }
 
+/// A graph that is no ResNet: its constants under the names that the file has for them.
+StateDict constants_of(const tg::weights::Source& source) {
+  const tg::weights::onnx::Graph graph = tg::weights::read_graph(source);
+  StateDict file;
+  file.source = graph.source, file.container = graph.container + " graph", file.producer = graph.producer;
+  file.metadata = graph.metadata, file.assumed = graph.assumed, file.notes = graph.notes, file.skipped = graph.skipped;
+  file.sha256 = tg::weights::digest(source);
+  for (const auto& [name, tensor] : graph.constants)
+    if (tensor) file.entries.push_back({name, tensor});
+  std::map<std::string, int> ops;
+  for (const auto& n : graph.nodes) ++ops[n.op];
+  std::string text;
+  for (const auto& [op, n] : ops) text += (text.empty() ? "" : ", ") + std::to_string(n) + " " + op;
+  file.notes.push_back("a graph of " + std::to_string(graph.nodes.size()) + " nodes: " + text);
+  try {
+    const tg::OnnxNet net(graph);
+    file.notes.push_back("it can be run: tomograd predict, tg::load_graph");
+  } catch (const tg::Error& e) {
+    file.notes.push_back(e.what());
+  }
+  return file;
+}
+
+StateDict read_any(const Options& o) {
+  try {
+    return tg::weights::read_state_dict(std::filesystem::path(o.in), {.root = o.root, .digest = tg::weights::Digest::always});
+  } catch (const tg::Error& no_resnet) {
+    const auto source = tg::weights::Source::file(o.in);
+    if (tg::weights::graph_format(source) == tg::weights::GraphFormat::none) throw;
+    StateDict file = constants_of(source);
+    file.notes.push_back(no_resnet.what());
+    return file;
+  }
+}
+
 int inspect(const Options& o) {
   cli::apply(o);
-  const StateDict file = tg::weights::read_state_dict(std::filesystem::path(o.in), {.root = o.root, .digest = tg::weights::Digest::always});
+  const StateDict file = read_any(o);
   const auto tensors = tg::weights::summarise(file);
   const Identity id = identify(file);
   const auto published = manifest::read();
@@ -91,10 +126,10 @@ int inspect(const Options& o) {
     }
   } else if (known) {
     preprocessing += "; " + known->name + " was published with: " + tg::image::describe(known->preprocessing);
-  } else if (id.architecture) {
+  } else if (id.architecture || tg::image::has_preprocessing(file.assumed)) {
     std::string assumed;
-    (void)tg::preprocessing_of({}, id.architecture->name, &assumed);
-    preprocessing += "; " + assumed.substr(assumed.find(": ") + 2) + " would be assumed";
+    (void)tg::preprocessing_of({}, id.architecture ? id.architecture->name : std::string(), &assumed, file.assumed);
+    preprocessing += "; " + assumed;
   }
   std::int64_t numbers = 0, buffers = 0;
   for (const auto& t : tensors) {
@@ -238,6 +273,10 @@ int convert(const Options& o) {
     if (!known->architecture.empty()) metadata.emplace("architecture", known->architecture);
     metadata.emplace("licence", known->licence);
     if (!tg::image::has_preprocessing(metadata)) metadata.merge(tg::image::to_metadata(known->preprocessing));
+  } else if (!tg::image::has_preprocessing(metadata) && tg::image::has_preprocessing(file.assumed)) {
+    std::string assumed;
+    metadata.merge(tg::image::to_metadata(tg::preprocessing_of({}, {}, &assumed, file.assumed)));
+    bar.say("  " + assumed + "; goes along");
   }
   metadata.emplace("provenance", "converted from " + std::filesystem::path(o.in).filename().string() + " sha256:" + file.sha256);
   metadata.emplace("format", "pt");

@@ -64,7 +64,7 @@ int fetch(const Options& o) {
   if (o.list || o.name.empty()) {
     if (!o.list) tg::fail("fetch: which weights?", "a name from 'tomograd weights fetch --list'");
     for (const auto& p : all)
-      std::printf("%-18s %7.1f MiB  top-1 %6.3f %% on %-24s %s\n", p.name.c_str(), p.mib, p.top1, p.of.c_str(), p.licence.c_str());
+      std::printf("%-30s %7.1f MiB  top-1 %6.3f %% on %-24s %s\n", p.name.c_str(), p.mib, p.top1, p.of.c_str(), p.licence.c_str());
     return 0;
   }
   const auto it = std::find_if(all.begin(), all.end(), [&](const auto& p) { return p.name == o.name; });

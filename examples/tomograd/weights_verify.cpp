@@ -119,9 +119,9 @@ int verify(const Options& o) {
   const auto net = tg::model_of(file, o.arch);
   const std::int64_t classes = net->options().classes;
   std::string assumed;
-  tg::Preprocessing preprocessing = tg::preprocessing_of(file.metadata, net->name(), &assumed);
+  tg::Preprocessing preprocessing = tg::preprocessing_of(file, net->name(), &assumed);
   const auto published = manifest::read();
-  if (const auto* known = manifest::find(published, file.sha256); known && !assumed.empty()) {
+  if (const auto* known = manifest::find_file(published, o.weights, file.sha256); known && !assumed.empty()) {
     preprocessing = known->preprocessing;
     assumed = "preprocessing of " + known->name + " in the manifest: " + tg::image::describe(preprocessing);
   }

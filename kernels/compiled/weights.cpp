@@ -8,7 +8,9 @@
 
 #undef TOMOGRAD_BODIES
 #define TOMOGRAD_BODIES 1
+#include <tomograd/weights/json.hpp>
 #include <tomograd/weights/layout.hpp>
+#include <tomograd/weights/recognise.hpp>
 #include <tomograd/weights/types.hpp>
 
 #undef TOMOGRAD_BODIES

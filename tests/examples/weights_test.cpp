@@ -6,6 +6,7 @@
 
 #include <tomograd/image.hpp>
 #include <tomograd/infer.hpp>
+#include <tomograd/infer/onnx_write.hpp>
 #include <tomograd/weights/pytorch_write.hpp>
 
 #include <cstdlib>
@@ -23,6 +24,16 @@ namespace tg = tomograd;
 using nlohmann::json;
 
 using tomograd_test::Outcome;
+
+/// A .npy of float32 zeros.
+std::string npy_of(const std::vector<int>& sizes) {
+  std::string shape;
+  std::size_t count = 1;
+  for (const int n : sizes) shape += std::to_string(n) + ", ", count *= static_cast<std::size_t>(n);
+  std::string header = "{'descr': '<f4', 'fortran_order': False, 'shape': (" + shape + "), }";
+  header.append(127 - 10 - header.size(), ' ');
+  return std::string("\x93NUMPY\x01\x00\x76\x00", 10) + header + "\n" + std::string(4 * count, '\0');
+}
 
 class Weights : public tomograd_test::ProgramTest {
  protected:
@@ -317,6 +328,55 @@ TEST_F(Weights, PublishedFilesAreKnownByDigest) {
   EXPECT_FALSE(j.at("preprocessing").is_null());
   EXPECT_EQ(inspect("'" + path.string() + "'").at("published_as"), "resnet20.cifar10");
   EXPECT_EQ(run("selftest cifar.safetensors").code, 0);
+  tg::write_file(folder / "x.npy", npy_of({1, 3, 32, 32}));
+  const Outcome p = run("predict --weights '" + path.string() + "' --tensor x.npy");
+  EXPECT_EQ(p.code, 0) << p;
+  EXPECT_TRUE(p.says("is resnet20.cifar10 of the manifest, prepared as published")) << p;
+}
+
+// libhdf5 works in a child: what makes it crash or never end is an error here. The bytes are those that did so to version 1.10.8.
+TEST_F(Weights, DamagedHdf5) {
+  const std::string whole = tg::read_file(tomograd_test::source_dir() / "tests/goldens/keras/small.h5");
+  tg::write_file(folder / "a.h5", whole);
+  const Outcome good = run("weights inspect a.h5 --json");
+  if (good.says("without libhdf5")) GTEST_SKIP() << "needs libhdf5";
+  EXPECT_EQ(good.code, 0) << good;
+  EXPECT_EQ(json::parse(good.out).at("container"), "keras h5 graph");
+  for (const auto& [at, value] : {std::pair<std::size_t, int>{2133, 217}, {18481, 8}}) {
+    std::string file = whole;
+    file[at] = static_cast<char>(value);
+    tg::write_file(folder / "a.h5", file);
+    const Outcome o = run("weights inspect a.h5");
+    EXPECT_TRUE(o.code == 0 || o.code == 1) << o;
+    EXPECT_TRUE(o.code == 0 || o.says("a.h5")) << o;
+  }
+}
+
+// A graph that is no ResNet is inspected and timed, and runs; it is not converted.
+TEST_F(Weights, GraphsThatAreNoResNets) {
+  struct Small : tg::nn::Module {
+    tg::nn::Conv2d conv{*this, "conv", {.in = 3, .out = 4, .kernel = 3, .bias = true}};
+    tg::nn::Linear fc{*this, "fc", {.in = 4, .out = 2}};
+    tg::Tensor forward(const tg::Tensor& x) override { return fc(tg::mean(tg::relu(conv(x)), {1, 2})); }
+  } net;
+  tg::save_onnx(net, folder / "small.onnx", {.height = 32, .width = 32});
+  const json j = inspect("small.onnx");
+  EXPECT_EQ(j.at("container"), "onnx graph");
+  EXPECT_TRUE(j.at("architecture").is_null());
+  EXPECT_GE(j.at("tensors").size(), 4u);
+  const std::string notes = j.at("notes").dump();
+  for (const char* words : {"1 Conv", "it can be run", "none of the ResNets"}) EXPECT_NE(notes.find(words), std::string::npos) << notes;
+  tg::write_file(folder / "x.npy", npy_of({1, 3, 32, 32}));
+  EXPECT_EQ(run("predict --weights small.onnx --tensor x.npy").code, 0);
+  const Outcome timed = run("bench --weights small.onnx --seconds 0.1 --json");
+  ASSERT_EQ(timed.code, 0) << timed;
+  EXPECT_EQ(json::parse(timed.out).at("size"), 32);
+  EXPECT_EQ(run("bench --weights small.onnx --seconds 0.1 --train").code, 0);
+  EXPECT_TRUE(run("bench --weights small.onnx --size 64").says("takes pictures of 32x32 only"));
+  const Outcome c = run("weights convert small.onnx small.safetensors");
+  EXPECT_EQ(c.code, 1);
+  EXPECT_TRUE(c.says("fit no trainable net")) << c;
+  EXPECT_FALSE(fs::exists(folder / "small.safetensors"));
 }
 
 }  // namespace

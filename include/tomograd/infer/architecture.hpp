@@ -36,7 +36,7 @@ inline Architecture guess_architecture(const weights::StateDict& file) {
   if (stem && fc && stem->dims() == 4 && fc->dims() == 2) {
     a.in_channels = stem->size(1);
     a.classes = fc->size(0);
-    if (b4 == 0 && b1 == b2 && b1 == b3 && b1 > 0 && !bottleneck) {
+    if (b4 == 0 && b1 == b2 && b1 == b3 && b1 > 0 && !bottleneck && !file.find("layer2.0.downsample.0.weight")) {
       a.name = "resnet" + std::to_string(6 * b1 + 2);
     } else if (b1 == 2 && b2 == 2 && b3 == 2 && b4 == 2 && !bottleneck) {
       a.name = "resnet18";
@@ -48,9 +48,8 @@ inline Architecture guess_architecture(const weights::StateDict& file) {
       a.name = "resnet152";
     }
   }
-  const auto& known = model_names();
   if (const auto said = weights::record_from_metadata(file.metadata).architecture; !said.empty()) a.name = said;
-  if (std::find(known.begin(), known.end(), a.name) == known.end()) {
+  if (!is_model(a.name)) {
     std::string first;
     for (std::size_t i = 0; i < file.entries.size() && i < 3; ++i) first += (i ? ", " : "") + file.entries[i].name;
     fail(
@@ -60,13 +59,26 @@ inline Architecture guess_architecture(const weights::StateDict& file) {
   return a;
 }
 
-/// The file's own preprocessing; else what the network was published with, and then `assumed` says so.
+/// The file's own preprocessing; else the convention of its format, or what the network was published with, and then `assumed` says so.
 inline Preprocessing preprocessing_of(const std::map<std::string, std::string>& metadata, const std::string& architecture,
-                                      std::string* assumed = nullptr) {
+                                      std::string* assumed = nullptr, const std::map<std::string, std::string>& convention = {}) {
   if (image::has_preprocessing(metadata)) return image::preprocessing_from_metadata(metadata);
+  if (image::has_preprocessing(convention)) {
+    const Preprocessing p = image::preprocessing_from_metadata(convention);
+    const auto why = convention.find("convention");
+    if (assumed)
+      *assumed = "preprocessing assumed, " + (why == convention.end() ? std::string("by the format's convention") : why->second) + ": " +
+                 image::describe(p);
+    return p;
+  }
   const Preprocessing p = is_cifar_model(architecture) ? Preprocessing::cifar() : Preprocessing::imagenet();
   if (assumed) *assumed = "preprocessing assumed, the file does not say: " + image::describe(p);
   return p;
+}
+
+/// The same for a file.
+inline Preprocessing preprocessing_of(const weights::StateDict& file, const std::string& architecture, std::string* assumed = nullptr) {
+  return preprocessing_of(file.metadata, architecture, assumed, file.assumed);
 }
 
 }  // namespace tomograd::inline TOMOGRAD_ABI

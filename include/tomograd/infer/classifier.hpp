@@ -224,7 +224,7 @@ inline Classifier make_classifier(weights::StateDict file, const ClassifierOptio
   file.entries.clear();
   net->to(options.device);
   std::string assumed;
-  const Preprocessing p = options.preprocessing ? *options.preprocessing : preprocessing_of(file.metadata, a.name, &assumed);
+  const Preprocessing p = options.preprocessing ? *options.preprocessing : preprocessing_of(file, a.name, &assumed);
   std::vector<std::string> classes = options.classes;
   if (classes.empty()) classes = weights::record_from_metadata(file.metadata).classes;
   Classifier c(*net, p, std::move(classes), options.max_batch);
@@ -257,6 +257,8 @@ inline Classifier make_classifier(weights::onnx::Graph graph, const ClassifierOp
     p = *options.preprocessing;
   } else if (image::has_preprocessing(graph.metadata)) {
     p = image::preprocessing_from_metadata(graph.metadata);
+  } else if (image::has_preprocessing(graph.assumed)) {
+    p = preprocessing_of({}, {}, &assumed, graph.assumed);
   } else {
     p = in[1] == 32 && in[2] == 32 ? Preprocessing::cifar() : Preprocessing::imagenet();
     if (in[1] > 0 && in[2] > 0) {
@@ -280,8 +282,9 @@ inline Classifier make_classifier(weights::onnx::Graph graph, const ClassifierOp
   std::vector<std::string> classes = options.classes;
   const weights::Record record = weights::record_from_metadata(graph.metadata);
   if (classes.empty()) classes = record.classes;
+  const std::string container = graph.container == "onnx" ? "ONNX" : graph.container;
   graph = {};
-  const std::string name = record.architecture.empty() ? "ONNX graph" : record.architecture + " as an ONNX graph";
+  const std::string name = record.architecture.empty() ? container + " graph" : record.architecture + " as an ONNX graph";
   for (const std::string& line : net->notes()) notes.push_back(line);
   net->to(options.device);
   OnnxNet& module = *net;
@@ -294,11 +297,11 @@ inline Classifier make_classifier(weights::onnx::Graph graph, const ClassifierOp
   return c;
 }
 
-/// Any weight file that load_weights reads, or an ONNX graph (with an architecture named: the weights in it); from a path, memory, or a
-/// reader callback (weights::Source).
+/// Any weight file that load_weights reads, or an ONNX, Caffe or Keras graph (with an architecture named: the weights in it); from a path,
+/// memory, or a reader callback (weights::Source).
 inline Classifier load_classifier(const weights::Source& source, const ClassifierOptions& options = {}) {
-  if (options.architecture.empty() && weights::onnx::looks_like_onnx(source.read_text(0, std::min<std::uint64_t>(source.size(), 16))))
-    return make_classifier(weights::onnx::read_graph(source), options);
+  if (options.architecture.empty() && weights::graph_format(source) != weights::GraphFormat::none)
+    return make_classifier(weights::read_graph(source), options);
   return make_classifier(weights::read_state_dict(source), options);
 }
 inline Classifier load_classifier(const std::filesystem::path& path, const ClassifierOptions& options = {}) {

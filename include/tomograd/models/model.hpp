@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "../nn/nn.hpp"
 
@@ -15,9 +16,11 @@ namespace tomograd::inline TOMOGRAD_ABI {
 struct ModelOptions {
   std::int64_t classes = 0;      // 0: the architecture's own (1000 for ImageNet nets, 10 for CIFAR nets)
   std::int64_t in_channels = 3;  // other than 3: pretrained RGB filters are summed (1) or refused
-  bool stride_in_1x1 = false;    // bottlenecks: the stride in the first 1x1 (v1, as published) instead of the 3x3 (v1.5, as torchvision)
-  std::uint64_t seed = 0;        // of the initial weights
-  bool initialise = true;        // off: weights are left uninitialised, to be loaded
+  bool stride_in_1x1 =
+      false;  // bottlenecks: the stride in the first 1x1 ("_v1": as published, and Keras) instead of the 3x3 (v1.5, torchvision)
+  bool ceil_pool = false;  // the stem pools without padding, ceil mode ("_caffe"); else padding 1, floor
+  std::uint64_t seed = 0;  // of the initial weights
+  bool initialise = true;  // off: weights are left uninitialised, to be loaded
 };
 
 class Model : public nn::Module {
@@ -31,6 +34,7 @@ class Model : public nn::Module {
   Tensor forward(const Tensor& x) override { return head()(features(x)); }
 
   const std::string& name() const noexcept { return name_; }
+  std::string_view architecture() const noexcept override { return name_; }
   const ModelOptions& options() const noexcept { return options_; }
 
   /// A copy with weights of its own, same modes, no hooks.

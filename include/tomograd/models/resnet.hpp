@@ -2,7 +2,9 @@
 // Copyright The tomograd authors
 //
 // ResNets (He, Zhang, Ren, Sun: "Deep residual learning for image recognition", CVPR 2016).
-// ImageNet: 18, 34 (basic blocks), 50, 101, 152 (bottlenecks), torchvision's keys and its v1.5 (stride in the 3x3).
+// ImageNet: 18, 34 (basic blocks), 50, 101, 152 (bottlenecks), torchvision's keys and its v1.5 (stride in the 3x3). The same tensors serve
+// two older nets, whose names say so: resnet50_v1 (stride in the first 1x1: Keras) and resnet50_caffe (that, and the stem pools without
+// padding in ceil mode: the authors' own).
 // CIFAR: 20, 32, 44, 56, 110: 3x3 stem, 16-32-64 channels, option-A shortcuts (subsample, zero channels), last layer "linear".
 #pragma once
 
@@ -151,7 +153,8 @@ class ResNet final : public Model {
 
   Tensor features(const Tensor& x) override {
     Tensor y = nn::conv_bn_act(conv1, bn1, x, Activation::relu);
-    y = max_pool(y, {.kernel = 3, .stride = 2, .padding = 1});
+    y = options().ceil_pool ? max_pool(y, {.kernel = 3, .stride = 2, .ceil_mode = true})
+                            : max_pool(y, {.kernel = 3, .stride = 2, .padding = 1});
     y = layer4(layer3(layer2(layer1(y))));
     return global_avg_pool(y);
   }
@@ -224,20 +227,49 @@ inline const std::vector<std::string>& model_names() {
                                               "resnet20", "resnet32", "resnet44", "resnet56",  "resnet110"};
   return names;
 }
+/// The older nets with the same tensors: "resnet50_v1" …, "resnet18_caffe" ….
+inline const std::vector<std::string>& model_variants() {
+  static const std::vector<std::string> names{"resnet50_v1",    "resnet101_v1",   "resnet152_v1",    "resnet18_caffe",
+                                              "resnet34_caffe", "resnet50_caffe", "resnet101_caffe", "resnet152_caffe"};
+  return names;
+}
+inline bool is_model(const std::string& name) {
+  const auto in = [&](const std::vector<std::string>& names) { return std::find(names.begin(), names.end(), name) != names.end(); };
+  return in(model_names()) || in(model_variants());
+}
 
-/// Throws Error for an unknown name, listing the known ones.
+/// Throws Error for an unknown name, listing the known ones. Options and a variant's name say the same: the model gets the variant's name.
 inline std::unique_ptr<Model> make_model(const std::string& name, const ModelOptions& options = {}) {
   if (options.classes < 0 || options.in_channels < 1)
     fail("make_model: " + std::to_string(options.classes) + " classes, " + std::to_string(options.in_channels) + " input channels");
-  if (name == "resnet18") return std::make_unique<ResNet>(name, std::array{2, 2, 2, 2}, false, options);
-  if (name == "resnet34") return std::make_unique<ResNet>(name, std::array{3, 4, 6, 3}, false, options);
-  if (name == "resnet50") return std::make_unique<ResNet>(name, std::array{3, 4, 6, 3}, true, options);
-  if (name == "resnet101") return std::make_unique<ResNet>(name, std::array{3, 4, 23, 3}, true, options);
-  if (name == "resnet152") return std::make_unique<ResNet>(name, std::array{3, 8, 36, 3}, true, options);
-  for (const int depth : kCifarDepths)
-    if (name == "resnet" + std::to_string(depth)) return std::make_unique<CifarResNet>(name, (depth - 2) / 6, options);
+  const std::size_t underline = name.find('_');
+  const std::string base = name.substr(0, underline), variant = underline == std::string::npos ? "" : name.substr(underline);
+  struct Row {
+    const char* name;
+    std::array<int, 4> blocks;
+    bool bottleneck;
+  };
+  constexpr Row kRows[] = {{"resnet18", {2, 2, 2, 2}, false},
+                           {"resnet34", {3, 4, 6, 3}, false},
+                           {"resnet50", {3, 4, 6, 3}, true},
+                           {"resnet101", {3, 4, 23, 3}, true},
+                           {"resnet152", {3, 8, 36, 3}, true}};
+  if (is_model(name)) {
+    for (const Row& r : kRows) {
+      if (base != r.name) continue;
+      ModelOptions o = options;
+      o.ceil_pool |= variant == "_caffe";
+      o.stride_in_1x1 = r.bottleneck && (o.stride_in_1x1 || !variant.empty());
+      if (o.ceil_pool && r.bottleneck && !o.stride_in_1x1)
+        fail("make_model: " + name + " with ceil_pool and the stride in the 3x3 is no known net", "resnet50_caffe has both as published");
+      return std::make_unique<ResNet>(base + (o.ceil_pool ? "_caffe" : o.stride_in_1x1 ? "_v1" : ""), r.blocks, r.bottleneck, o);
+    }
+    for (const int depth : kCifarDepths)
+      if (name == "resnet" + std::to_string(depth)) return std::make_unique<CifarResNet>(name, (depth - 2) / 6, options);
+  }
   std::string known;
-  for (const std::string& n : model_names()) known += (known.empty() ? "" : ", ") + n;
+  for (const auto* names : {&model_names(), &model_variants()})
+    for (const std::string& n : *names) known += (known.empty() ? "" : ", ") + n;
   fail("make_model: there is no model '" + name + "'", known);
 }
 

@@ -73,6 +73,8 @@ class Module {
     return y;
   }
   virtual Tensor forward(const Tensor& x) = 0;
+  /// The name of a whole network, as files record it; empty for parts and networks without one.
+  virtual std::string_view architecture() const noexcept { return {}; }
 
   /// Called after every run of this module with its input and output (Grad-CAM, dumps).
   void on_forward(Hook hook) { hooks_.push_back(std::move(hook)); }

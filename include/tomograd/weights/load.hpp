@@ -184,6 +184,16 @@ TOMOGRAD_INLINE LoadReport load_weights(nn::Module& net, const weights::StateDic
   report.container = file.container;
   report.sha256 = file.sha256;
 
+  // The same tensors may belong to nets that compute other things with them: resnet50, resnet50_v1, resnet50_caffe.
+  const auto said = file.metadata.find("architecture");
+  const std::string_view theirs = said == file.metadata.end() ? std::string_view() : std::string_view(said->second),
+                         ours = net.architecture();
+  const auto base = [](std::string_view name) { return name.substr(0, name.find('_')); };
+  if (theirs != ours && !theirs.empty() && base(theirs) == base(ours))
+    fail(where + "its weights are of a " + said->second + ", the network is a " + std::string(ours) +
+             ": the same tensors, but strides or pooling in other places",
+         "make_model(\"" + said->second + "\"), --arch " + said->second);
+
   const std::vector<nn::Named> state = net.state();
   std::unordered_map<std::string_view, const Tensor*> in_file;
   for (const weights::Entry& e : file.entries)
@@ -304,6 +314,7 @@ TOMOGRAD_INLINE void save_weights(nn::Module& net, const std::filesystem::path& 
   all.emplace("format", "pt");  // what PyTorch's loaders look for
   all.emplace("intended_use", "research only");
   all.emplace("writer", "tomograd " TOMOGRAD_VERSION);
+  if (!net.architecture().empty()) all.emplace("architecture", net.architecture());
   weights::write_safetensors(path, state_dict(net).entries, all);
 }
 

@@ -83,6 +83,8 @@ struct Graph {
   std::map<std::string, std::string> skipped;   // constants of types that are not represented: name and why
   std::vector<Value> inputs, outputs;           // inputs without those that are constants
   std::map<std::string, std::string> metadata;  // metadata_props
+  std::map<std::string, std::string> assumed;   // preprocessing by the format's convention, see StateDict
+  std::string container = "onnx";               // or the format it was made of
   std::vector<std::string> notes;
 };
 

@@ -28,6 +28,7 @@
 #include <vector>
 
 #include "../nn/module.hpp"
+#include "graphs.hpp"
 #include "layout.hpp"
 #include "onnx.hpp"
 
@@ -158,9 +159,9 @@ class OnnxNet final : public nn::Module {
   std::int64_t file_batch_ = -1, most_elements_ = 0, most_constant_ = 0;
 };
 
-/// Reads an ONNX model and makes it ready to run or compile.
+/// Reads an ONNX, Caffe or Keras model and makes it ready to run or compile.
 inline std::unique_ptr<OnnxNet> load_graph(const weights::Source& source, const GraphOptions& options = {}) {
-  return std::make_unique<OnnxNet>(weights::onnx::read_graph(source), options);
+  return std::make_unique<OnnxNet>(weights::read_graph(source), options);
 }
 inline std::unique_ptr<OnnxNet> load_graph(const std::filesystem::path& path, const GraphOptions& options = {}) {
   return load_graph(weights::Source::file(path), options);

@@ -17,6 +17,7 @@
 
 #include "layout.hpp"
 #include "onnx.hpp"
+#include "recognise.hpp"
 #include "types.hpp"
 
 namespace tomograd::inline TOMOGRAD_ABI::weights::onnx {
@@ -33,9 +34,10 @@ class ResNetWalk {
   ResNetWalk(const Graph& graph, const Source& source) : graph_(graph), source_(source) {}
 
   StateDict walk() {
-    out_.container = "onnx";
+    out_.container = graph_.container;
     out_.producer = graph_.producer;
     out_.metadata = graph_.metadata;
+    out_.assumed = graph_.assumed;
     out_.notes = graph_.notes;
     index();
     if (graph_.inputs.size() != 1) strange("it has " + std::to_string(graph_.inputs.size()) + " inputs");
@@ -44,6 +46,7 @@ class ResNetWalk {
     at = stem(at);
     while (!is_pool(at)) at = block(at);
     last_layer(at);
+    variant();
     if (folded_ > 0 && norms_ == 0) {
       out_.notes.push_back(
           "its " + std::to_string(folded_) +
@@ -66,9 +69,9 @@ class ResNetWalk {
   };
 
   [[noreturn]] void strange(const std::string& why) const {
-    source_.refuse(
-        "is an ONNX graph that is none of the ResNets known here (" + why + "): its weights fit no trainable net, but it may run",
-        "tg::load_graph, or tomograd predict");
+    source_.refuse("is a graph (" + graph_.container + ") that is none of the ResNets known here (" + why +
+                       "): its weights fit no trainable net, but it may run",
+                   "tg::load_graph, or tomograd predict");
   }
 
   /// Values that are only passed on are one value.
@@ -169,7 +172,10 @@ class ResNetWalk {
     imagenet_ = k == 7;
     if (imagenet_ != (pool != nullptr)) strange("its stem is another one");
     if (!pool) return y;
-    if (!square(*pool, "kernel_shape", 3, 2, 0) || stride(*pool) != 2 || !square(*pool, "pads", 1, 4, 0) || pool->integer("ceil_mode", 0))
+    const bool ceil = pool->integer("ceil_mode", 0) != 0;
+    ceil_pool_ = ceil;
+    if (!square(*pool, "kernel_shape", 3, 2, 0) || stride(*pool) != 2 || !square(*pool, "pads", ceil ? 0 : 1, 4, 0) ||
+        pool->text("auto_pad", "NOTSET") != "NOTSET")
       strange(pool->label() + " pools in another way");
     return result(*pool);
   }
@@ -216,11 +222,6 @@ class ResNetWalk {
     }
     const bool three = body.size() == 3;
     const std::int64_t first = stride(*body[0].conv), second = stride(*body[1].conv);
-    if (three && first != 1)
-      source_.refuse(
-          "is an ONNX graph of a ResNet with its strides in the first 1x1 convolutions (v1), for which no name says so: as a "
-          "trainable net it would compute something else; as a graph it runs",
-          "tg::load_graph");
     if ((!three && second != 1) || (three && stride(*body[2].conv) != 1)) strange("a stride stands in another place");
     const std::int64_t width = constant(*body[0].conv, 1)->size(0);
     if (width != width_) {
@@ -229,7 +230,11 @@ class ResNetWalk {
       width_ = width;
     }
     const std::int64_t wanted = index_ == 0 && stage_ > 1 ? 2 : 1;
-    if ((three ? second : first) != wanted || (!shortcut.empty() && stride(*shortcut[0].conv) != wanted))
+    const bool in_1x1 = three && first == 2;
+    if (three && wanted == 2 && v1_ >= 0 && v1_ != static_cast<int>(in_1x1)) strange("its strides stand in changing places");
+    if (three && wanted == 2) v1_ = in_1x1;
+    if ((three && !in_1x1 ? second : first) != wanted || (in_1x1 && second != 1) ||
+        (!shortcut.empty() && stride(*shortcut[0].conv) != wanted))
       strange("its strides are those of another net");
     const std::string key = "layer" + std::to_string(stage_) + "." + std::to_string(index_++) + ".";
     for (std::size_t i = 0; i < body.size(); ++i) add(key + "conv" + std::to_string(i + 1), key + "bn" + std::to_string(i + 1), body[i]);
@@ -252,10 +257,23 @@ class ResNetWalk {
     return relu(result(*sum));
   }
 
+  /// Nets with the same tensors that compute something else have names of their own.
+  void variant() {
+    const bool bottleneck = v1_ >= 0;
+    if (!ceil_pool_ && v1_ != 1) return;
+    if (ceil_pool_ && bottleneck && v1_ != 1) strange("it pools in ceil mode, but its strides are those of v1.5");
+    const std::string like = looks_like(out_), base = like.substr(0, like.find_first_of(" ,"));
+    if (!base.starts_with("resnet")) strange("it is " + like);
+    const std::string name = base + (ceil_pool_ ? "_caffe" : "_v1");
+    out_.metadata.emplace("architecture", name);
+    if (v1_ == 1) out_.notes.push_back("its strides stand in the first 1x1 convolutions: the architecture is " + name);
+    if (ceil_pool_) out_.notes.push_back("its stem pools without padding, in ceil mode: the architecture is " + name);
+  }
+
   void last_layer(const std::string& at) {
     std::string v = result(*reader(at));
     const Node* n = reader(v);
-    while (n && (n->op == "Flatten" || n->op == "Reshape" || n->op == "Squeeze")) n = reader(result(*n));
+    while (n && (n->op == "Flatten" || n->op == "Reshape" || n->op == "Squeeze" || n->op == "Transpose")) n = reader(result(*n));
     if (!n) {  // exporters that ask for the batch's size read the value twice
       for (const Node* r : readers(v))
         if (r->op == "Flatten" || r->op == "Reshape") n = reader(result(*r));
@@ -328,7 +346,8 @@ class ResNetWalk {
   std::map<std::string, Tensor> constants_;
   std::map<std::string, std::vector<const Node*>> readers_;
   std::map<std::string, const Node*> makers_;
-  bool imagenet_ = false;
+  bool imagenet_ = false, ceil_pool_ = false;
+  int v1_ = -1;  // bottlenecks: the stride stands in the first 1x1; -1: not known yet
   int stage_ = 0, index_ = 0;
   std::int64_t width_ = 0;
   int folded_ = 0, norms_ = 0, biased_ = 0, other_eps_ = 0;

@@ -41,7 +41,10 @@ TOMOGRAD_INLINE std::string looks_like(const StateDict& file) {
     } else if (bottleneck && width && width->dims() == 4 && width->size(0) > 64) {
       name = "a wide ResNet";
     } else if (blocks[4] == 0) {
-      if (blocks[1] == blocks[2] && blocks[1] == blocks[3]) name = "resnet" + std::to_string((bottleneck ? 9 : 6) * blocks[1] + 2);
+      if (has("layer2.0.downsample.0.weight"))
+        name = "a CIFAR ResNet with projections (option B)";
+      else if (blocks[1] == blocks[2] && blocks[1] == blocks[3])
+        name = "resnet" + std::to_string((bottleneck ? 9 : 6) * blocks[1] + 2);
     } else if (are(2, 2, 2, 2) && !bottleneck) {
       name = "resnet18";
     } else if (are(3, 4, 6, 3)) {

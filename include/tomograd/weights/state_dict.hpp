@@ -2,9 +2,9 @@
 // Copyright The tomograd authors
 //
 // One door for all weight files: looks at the first bytes, not at the name, and reads PyTorch (zip and legacy), safetensors (one file, or
-// the index of several) or ONNX (the weights of ResNets). What is not a weight file is refused by what it is: a web page, a git-LFS
-// pointer, an .xz that wants unpacking, another framework's format. Prefixes that wrappers leave in front of every key (module.,
-// _orig_mod., model.) are stripped and noted.
+// the index of several), or the weights of ResNets in ONNX, Caffe and Keras graphs. What is not a weight file is refused by what it is: a
+// web page, a git-LFS pointer, an .xz that wants unpacking, another framework's format. Prefixes that wrappers leave in front of every key
+// (module., _orig_mod., model.) are stripped and noted.
 #pragma once
 
 #include <algorithm>
@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "../core/file.hpp"
+#include "graphs.hpp"
 #include "onnx_resnet.hpp"
 #include "pytorch.hpp"
 #include "safetensors.hpp"
@@ -68,7 +69,7 @@ namespace detail {
 
 /// Refuses what is not a weight file, by its name; returns for what might be one.
 TOMOGRAD_INLINE void refuse_strangers(const Source& source, std::string_view head) {
-  const char* kFormats = "weights are read from .pth (PyTorch), .safetensors and .onnx files";
+  const char* kFormats = "weights are read from .pth (PyTorch), .safetensors, .onnx, .caffemodel and .h5 (Keras) files";
   const auto starts = [&](std::string_view s) { return head.starts_with(s); };
   using namespace std::string_view_literals;
   if (head.empty()) source.refuse("is empty (0 bytes)", "download it again");
@@ -88,8 +89,10 @@ TOMOGRAD_INLINE void refuse_strangers(const Source& source, std::string_view hea
   if (starts("\x28\xB5\x2F\xFD")) source.refuse("is packed with zstd", "zstd -d " + source.name());
   if (starts("BZh")) source.refuse("is packed with bzip2", "bunzip2 it first");
   if (starts("7z\xBC\xAF")) source.refuse("is a 7-Zip archive", "unpack it first");
-  if (starts("\x89HDF\r\n\x1A\n")) source.refuse("is an HDF5 file (Keras?), which is not read", kFormats);
   if (starts("\x93NUMPY")) source.refuse("is a NumPy array, not a state dict", kFormats);
+  if (starts("name:") || starts("layer {") || starts("layer{") || starts("input:"))
+    source.refuse("looks like a .prototxt: Caffe's description of a net, without weights",
+                  "give the .caffemodel; a .prototxt of its name is read with it");
   if (starts("GGUF")) source.refuse("is a GGUF file, which is not read", kFormats);
   if (starts("\x89PNG") || starts("\xFF\xD8\xFF")) source.refuse("is a picture, not a weight file", kFormats);
   if (head.size() >= 262 && head.substr(257, 5) == "ustar") {
@@ -136,10 +139,11 @@ TOMOGRAD_INLINE StateDict read_state_dict(const Source& source, const ReadOption
     files.insert(files.end(), shards.begin(), shards.end());
   } else if (head.size() > 8 && head[8] == '{' && detail::little_endian<std::uint64_t>(bytes.data()) >= 2) {
     out = detail::read_safetensors(source);
-  } else if (onnx::looks_like_onnx(h)) {
-    out = onnx::resnet_state_dict(onnx::read_graph(source), source);
+  } else if (onnx::looks_like_onnx(h) || keras::looks_like_hdf5(h)) {
+    out = onnx::resnet_state_dict(read_graph(source), source);
+  } else if (detail::refuse_strangers(source, h); caffe::looks_like_caffe(source)) {
+    out = onnx::resnet_state_dict(read_graph(source), source);
   } else {
-    detail::refuse_strangers(source, h);
     // A bare pickle: never a weight file, but what it wants to call is worth telling.
     const std::size_t line = h.find('\n');
     if (first_byte == 0x80 || first_byte == '(' || (first_byte == 'c' && line != std::string_view::npos && line < 100)) {
@@ -157,7 +161,8 @@ TOMOGRAD_INLINE StateDict read_state_dict(const Source& source, const ReadOption
     std::string hex;
     for (std::size_t i = 0; i < 8; ++i)
       hex += std::string(" ") + "0123456789abcdef"[(head[i] >> 4) & 15] + "0123456789abcdef"[head[i] & 15];
-    source.refuse("is not a weight file (it begins with" + hex + ")", "weights are read from .pth (PyTorch), .safetensors and .onnx files");
+    source.refuse("is not a weight file (it begins with" + hex + ")",
+                  "weights are read from .pth (PyTorch), .safetensors, .onnx, .caffemodel and .h5 (Keras) files");
   }
   out.source = source.name();
   // A checkpoint of the Learner calls its entries model.… and optimizer.…: those names are its own.

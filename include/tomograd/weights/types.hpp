@@ -29,6 +29,7 @@ struct Entry {
 struct StateDict {
   std::vector<Entry> entries;                   // in the file's order
   std::map<std::string, std::string> metadata;  // safetensors' __metadata__
+  std::map<std::string, std::string> assumed;   // preprocessing by the format's convention, where the file says none; "convention": why
   std::string container;                        // "safetensors", "pytorch zip", "pytorch legacy"
   std::string producer = {};                    // what wrote the file, where it can be told
   std::string source;                           // path or name, for messages
