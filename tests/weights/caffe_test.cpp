@@ -329,6 +329,11 @@ TEST(Caffe, StrangersAreNamed) {
   EXPECT_TRUE(
       says(error_of(model({data, {"e", "Eltwise", {"data", "data"}, {"e"}, {{110, "eltwise_param", 1, "operation", 2}}}})), {"maximum"}));
   EXPECT_TRUE(says(error_of(model({data, {"d", "Input", {}, {"other"}}})), {"more than one input"}));
+  std::vector<Layer> many{data};
+  for (int i = 0; i < 4000; ++i) many.push_back({"r" + std::to_string(i), "ReLU", {"data"}, {"data"}});  // one name for all values
+  EXPECT_EQ(tg::weights::read_graph(source_of(model(many))).nodes.size(), 4000u);
+  for (int i = 0; i < 2000; ++i) many.push_back({"s" + std::to_string(i), "ReLU", {"data"}, {"data"}});
+  EXPECT_TRUE(says(error_of(model(many)), {"more than 5000 layers"}));
   Writer old, layer;
   layer.bytes(4, "conv1").integer(5, 4);
   old.bytes(1, "AlexNet").message(2, layer);

@@ -201,6 +201,18 @@ TEST(Load, NumBatchesTrackedIsOptionalBothWays) {
   EXPECT_TRUE(report.unexpected.empty() && report.missing.empty());
 }
 
+TEST(Load, TheBackgroundOf1001ClassesIsLeftOut) {
+  auto from = make_model("resnet20", {.classes = 1001, .seed = 4}), to = make_model("resnet20", {.classes = 1000});
+  const LoadReport report = load_weights(*to, state_dict(*from));
+  EXPECT_EQ(report.reshaped.size(), 2u);
+  const auto a = from->head().weight.to_vector<float>(), b = to->head().weight.to_vector<float>();
+  EXPECT_TRUE(std::equal(b.begin(), b.end(), a.begin() + 64));
+  const auto c = from->head().bias.to_vector<float>(), d = to->head().bias.to_vector<float>();
+  EXPECT_TRUE(std::equal(d.begin(), d.end(), c.begin() + 1));
+  auto other = make_model("resnet20", {.classes = 999});
+  EXPECT_THROW((void)load_weights(*other, state_dict(*from)), Error);
+}
+
 TEST(Load, GreyInputSumsTheColours) {
   Small grey(1), colour(3);
   const StateDict d = counting(colour);

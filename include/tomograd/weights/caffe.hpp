@@ -38,7 +38,7 @@ TOMOGRAD_INLINE onnx::Graph read_graph(const Source& source, const Source& proto
 #if TOMOGRAD_BODIES
 namespace detail {
 
-inline constexpr std::size_t kMostLayers = 20000, kMostNumbers = 256;
+inline constexpr std::size_t kMostLayers = 5000, kMostNumbers = 256;
 
 struct Layer {
   std::string name = {}, type = {}, mean_file = {};
@@ -447,7 +447,7 @@ class Converter {
 
   std::string fresh(const std::string& name) {
     std::string unique = name.empty() ? "value" : name;
-    for (int i = 1; !names_.insert(unique).second; ++i) unique = name + "_" + std::to_string(i);
+    for (int& i = count_[name]; !names_.insert(unique).second;) unique = name + "_" + std::to_string(++i);
     return unique;
   }
   std::string value(const Layer& l, std::size_t i) const {
@@ -771,8 +771,8 @@ class Converter {
   std::vector<std::int64_t> dims_;
   std::vector<double> means_;
   double scale_ = 1;
-  std::int64_t channels_ = 0;
-  int norms_ = 0, scaled_ = 0;
+  std::int64_t channels_ = 0, norms_ = 0, scaled_ = 0;
+  std::map<std::string, int> count_;  // of values with one name
 };
 
 }  // namespace detail

@@ -19,8 +19,8 @@ TOMOGRAD_INLINE onnx::Graph read_graph(const Source& source);
 TOMOGRAD_INLINE GraphFormat graph_format(const Source& source) {
   const std::string head = source.read_text(0, std::min<std::uint64_t>(source.size(), 16));
   if (keras::looks_like_hdf5(head)) return GraphFormat::keras;
-  if (onnx::looks_like_onnx(head)) return GraphFormat::onnx;
-  return caffe::looks_like_caffe(source) ? GraphFormat::caffe : GraphFormat::none;
+  if (onnx::looks_like_onnx(head) && head.find('{') != 8) return GraphFormat::onnx;
+  return head.find('{') != 8 && caffe::looks_like_caffe(source) ? GraphFormat::caffe : GraphFormat::none;
 }
 
 TOMOGRAD_INLINE onnx::Graph read_graph(const Source& source) {

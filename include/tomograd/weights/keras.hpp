@@ -245,7 +245,7 @@ class Converter {
       read(*c, l);
       if (!is_known(l.kind)) ++unknown[l.kind];
       layers_.push_back(std::move(l));
-      if (layers_.size() > 20000) source_.refuse("is a Keras model of more than 20000 layers");
+      if (layers_.size() > 5000) source_.refuse("is a Keras model of more than 5000 layers");
     }
     if (!unknown.empty()) {
       std::string all;

@@ -9,7 +9,9 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <filesystem>
 #include <limits>
 #include <map>
@@ -136,6 +138,13 @@ TOMOGRAD_INLINE Tensor sum_rgb(const Tensor& w) {
   return out;
 }
 
+TOMOGRAD_INLINE Tensor without_first_row(const Tensor& t) {
+  Tensor out = empty(t.shape().with(0, t.size(0) - 1), t.dtype());
+  const auto bytes = static_cast<std::size_t>(out.bytes());
+  std::memcpy(out.raw(), static_cast<const std::byte*>(t.raw()) + (static_cast<std::size_t>(t.bytes()) - bytes), bytes);
+  return out;
+}
+
 TOMOGRAD_INLINE std::string other_architecture(const StateDict& file) {
   const std::string known = looks_like(file);
   return known.empty() ? "is this file for another architecture?" : "is this file for another architecture? It looks like " + known;
@@ -230,6 +239,11 @@ TOMOGRAD_INLINE LoadReport load_weights(nn::Module& net, const weights::StateDic
     if (is_first_filter && t.dims() == 4 && t.size(1) == 3 && want[1] == 1 && t.shape() == want.with(1, 3) && is_floating(t.dtype())) {
       t = wd::sum_rgb(t);
       report.reshaped.push_back(n.name + ": summed over red, green and blue for one input channel");
+    }
+    // TensorFlow's ImageNet nets have a class 0 for the background.
+    if (t.dims() == want.dims() && (t.dims() == 1 || t.dims() == 2) && t.size(0) == 1001 && t.shape().with(0, 1000) == want) {
+      t = wd::without_first_row(t);
+      report.reshaped.push_back(n.name + ": 1001 classes, the first of which (background) was left out");
     }
     if (!(t.shape() == want) || is_floating(t.dtype()) != is_floating(n.tensor->dtype())) {
       const auto text = [](const Tensor& x, const Shape& s) {
