@@ -55,7 +55,7 @@ inline bool get(int from, std::string& s, std::uint64_t most) {
 }
 
 [[noreturn]] inline void child(int to, const tg::weights::Source& source) {
-  const auto seconds = static_cast<rlim_t>(2 + source.size() / (50 << 20));
+  const auto seconds = static_cast<rlim_t>(1 + source.size() / (50 << 20));
   const rlimit time{seconds, seconds}, none{0, 0};
   setrlimit(RLIMIT_CPU, &time);
   setrlimit(RLIMIT_CORE, &none);

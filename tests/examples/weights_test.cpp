@@ -346,9 +346,9 @@ TEST_F(Weights, DamagedHdf5) {
     std::string file = whole;
     file[at] = static_cast<char>(value);
     tg::write_file(folder / "a.h5", file);
-    const Outcome o = run("weights inspect a.h5");
-    EXPECT_TRUE(o.code == 0 || o.code == 1) << o;
-    EXPECT_TRUE(o.code == 0 || o.says("a.h5")) << o;
+    const Outcome o = run("weights convert a.h5 b.safetensors");  // no ResNet, whatever the library makes of it
+    EXPECT_EQ(o.code, 1) << o;
+    EXPECT_TRUE(o.says("a.h5: ")) << o;
   }
 }
 
@@ -358,8 +358,8 @@ TEST_F(Weights, GraphsThatAreNoResNets) {
     tg::nn::Conv2d conv{*this, "conv", {.in = 3, .out = 4, .kernel = 3, .bias = true}};
     tg::nn::Linear fc{*this, "fc", {.in = 4, .out = 2}};
     tg::Tensor forward(const tg::Tensor& x) override { return fc(tg::mean(tg::relu(conv(x)), {1, 2})); }
-  } net;
-  tg::save_onnx(net, folder / "small.onnx", {.height = 32, .width = 32});
+  } small;
+  tg::save_onnx(small, folder / "small.onnx", {.height = 32, .width = 32});
   const json j = inspect("small.onnx");
   EXPECT_EQ(j.at("container"), "onnx graph");
   EXPECT_TRUE(j.at("architecture").is_null());
