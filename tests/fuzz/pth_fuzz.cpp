@@ -3,6 +3,7 @@
 //
 // Whole .pth files: archive, pickle and tensors, and the loading into a net that wants a few of them. Checksums are not asked for: a
 // fuzzer cannot guess them.
+#include <tomograd/nn/nn.hpp>
 #include <tomograd/weights/load.hpp>
 
 #include <cstdint>
