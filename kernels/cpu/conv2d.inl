@@ -12,6 +12,7 @@
 //
 #include "conv_direct.inl"
 #include "winograd.inl"
+#include "winograd_filter.inl"
 
 namespace conv {
 
@@ -26,16 +27,17 @@ TG_FORCEINLINE bool fits_winograd(const tg_conv_desc& d) noexcept {
 }
 
 // The rule, by shape alone: the least cost in multiply-adds. Beside its products a layer pays for each number of its filter, which comes
-// from memory once per call (kPerFilter; when it is transformed in the call, kPerPack), and Winograd for each number it transforms
-// (kPerNumber). README.md tells where the constants come from.
+// from memory once per call (kPerFilter; when it is transformed in the call, kPerPack; when it is the result, kPerSum), and Winograd for
+// each number it transforms (kPerNumber). README.md tells where the constants come from.
 inline tg_conv_algorithm algorithm(const tg_conv_desc& d, tg_conv_pass pass) noexcept {
   if (d.algorithm != kTgConvAuto) return d.algorithm;
   if (depthwise(d) && d.groups > 1) return kTgConvDirect;
-  if (pass == kTgConvGradFilter || !fits_winograd(d)) return kTgConvImplicitGemm;
-  constexpr double kPerFilter = 40, kPerPack = 120, kPerNumber = 6;
-  const bool forward = pass == kTgConvForward;
-  const auto c = static_cast<double>(d.c), k = static_cast<double>(d.k), load = forward ? kPerFilter : kPerPack;
-  const int64_t height = forward ? d.p : d.h, width = forward ? d.q : d.w;
+  if (!fits_winograd(d)) return kTgConvImplicitGemm;
+  constexpr double kPerFilter = 40, kPerPack = 120, kPerSum = 20, kPerNumber = 6;
+  const bool into_x = pass == kTgConvGradData;
+  const auto c = static_cast<double>(d.c), k = static_cast<double>(d.k);
+  const double load = into_x ? kPerPack : pass == kTgConvForward ? kPerFilter : kPerSum;
+  const int64_t height = into_x ? d.h : d.p, width = into_x ? d.w : d.q;
   double least = 9 * c * k * (static_cast<double>(d.n * height * width) + load);
   tg_conv_algorithm best = kTgConvImplicitGemm;
   for (const tg_conv_algorithm a : {kTgConvWinograd2, kTgConvWinograd, kTgConvWinograd5}) {
@@ -53,7 +55,7 @@ inline tg_conv_algorithm algorithm(const tg_conv_desc& d, tg_conv_pass pass) noe
 TG_FORCEINLINE bool supported(const tg_conv_desc& d, tg_conv_pass pass) noexcept {
   if (d.dtype != kTgFloat32) return false;
   const tg_conv_algorithm a = algorithm(d, pass);
-  if (is_winograd(a)) return fits_winograd(d) && pass != kTgConvGradFilter;
+  if (is_winograd(a)) return fits_winograd(d);
   return a == kTgConvImplicitGemm || (a == kTgConvDirect && depthwise(d));
 }
 
@@ -297,6 +299,10 @@ inline int64_t conv_workspace(tg_op op, const void* desc, int32_t workers) noexc
   int64_t floats = 0;
   if (conv::is_winograd(a)) {
     const int64_t tile = winograd::tile_of(a);
+    if (pass == kTgConvGradFilter) {
+      const winograd::Layer layer = winograd::forward(d);
+      return winograd::FilterSizes(layer, tile).floats(layer, workers) * static_cast<int64_t>(sizeof(float));
+    }
     const winograd::Sizes sizes(pass == kTgConvForward ? winograd::forward(d) : winograd::grad_data(d), tile);
     floats = workers * sizes.floats();
     if (op == kTgOpConv2dWithMoments) floats += 2 * d.k * sizes.rows;
@@ -458,6 +464,14 @@ inline tg_status conv2d_grad_filter(const tg_conv_desc* desc, const void* x, con
   if (!conv::supported(d, kTgConvGradFilter)) return kTgUnsupported;
   if (conv::algorithm(d, kTgConvGradFilter) == kTgConvDirect) {
     direct::grad_filter(desc, static_cast<const float*>(x), static_cast<const float*>(dy), static_cast<float*>(dfilter), ctx);
+    return kTgOk;
+  }
+  if (const tg_conv_algorithm a = conv::algorithm(d, kTgConvGradFilter); conv::is_winograd(a)) {
+    if (d.n * d.p * d.q == 0) return conv::zero_all(static_cast<float*>(dfilter), d.k * 9 * d.c, ctx), kTgOk;
+    winograd::with_tile(a, [&](auto tile) TG_LAMBDA {
+      winograd::grad_filter<tile>(winograd::forward(d), static_cast<const float*>(x), static_cast<const float*>(dy),
+                                  static_cast<float*>(dfilter), static_cast<float*>(ctx->workspace), ctx);
+    });
     return kTgOk;
   }
   conv::FilterJob job{};

@@ -65,6 +65,7 @@ const std::vector<Conv> kConvs{
     {"stride over kernel padded", 1, 10, 13, 8, 8, 1, 2, 4, 3, 1, 1, 1, 0, 1, 1},
     {"kernel over image", 1, 3, 3, 4, 6, 5, 5, 1, 1, 1, 1, 2, 2, 2, 2},
     {"even kernel", 1, 8, 8, 8, 16, 4, 4, 2, 2, 1, 1, 1, 1, 1, 1},
+    {"many tiles", 3, 36, 37, 5, 18, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},
     {"empty batch", 0, 5, 5, 3, 4, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},
 };
 
@@ -199,6 +200,9 @@ TEST(Conv2d, ChoosesWinogradByShape) {
     EXPECT_EQ(choose(layer(16, 56, 64, 2)), kTgConvImplicitGemm) << table.kernels->name;
     EXPECT_EQ(choose(layer(16, 56, 3)), kTgConvImplicitGemm) << table.kernels->name;
     EXPECT_EQ(choose(layer(16, 56, 64), kTgConvGradData), kTgConvWinograd) << table.kernels->name;
-    EXPECT_EQ(choose(layer(16, 56, 64), kTgConvGradFilter), kTgConvImplicitGemm) << table.kernels->name;
+    EXPECT_EQ(choose(layer(16, 56, 64), kTgConvGradFilter), kTgConvWinograd) << table.kernels->name;
+    EXPECT_EQ(choose(layer(16, 7, 512), kTgConvGradFilter), kTgConvWinograd) << table.kernels->name;
+    EXPECT_EQ(choose(layer(1, 7, 512), kTgConvGradFilter), kTgConvWinograd2) << table.kernels->name;
+    EXPECT_EQ(choose(layer(16, 56, 64, 2), kTgConvGradFilter), kTgConvImplicitGemm) << table.kernels->name;
   }
 }
