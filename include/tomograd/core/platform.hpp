@@ -48,6 +48,16 @@ inline void prefer_large_pages([[maybe_unused]] void* aligned, [[maybe_unused]] 
 #endif
 }
 
+/// Gives the memory of the whole pages in it back to the system; what they held is lost. Only a wish, too.
+inline void forget_pages([[maybe_unused]] void* p, [[maybe_unused]] std::size_t bytes) noexcept {
+#if defined(__linux__) && defined(MADV_DONTNEED)
+  constexpr std::uintptr_t kPage = 1 << 16;  // a multiple of every system's page
+  const auto address = reinterpret_cast<std::uintptr_t>(p), first = (address + kPage - 1) / kPage * kPage,
+             last = (address + bytes) / kPage * kPage;
+  if (last > first) (void)madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+#endif
+}
+
 inline void spin_pause() noexcept {
 #if defined(__x86_64__) || defined(__i386__)
   __builtin_ia32_pause();

@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: MIT
 // Copyright The tomograd authors
 //
-// The memory behind tensors: 64-byte aligned, counted, reused. Freed blocks are kept for the next tensor of about that size (a training
-// step asks for the same gigabyte every time, and fresh pages cost more than the arithmetic on them); live and kept blocks together
-// never exceed the largest live sum seen. trim_memory() gives the kept ones back. A device's memory is kept in the same way, all of it
-// until the device has no more: asking a driver for memory costs more than most kernels.
+// The memory behind tensors: 64-byte aligned, counted, reused. A training step asks for the same gigabyte every time, and fresh pages cost
+// more than the arithmetic on them, so what was freed is kept for the next tensors; so is a device's memory, as asking a driver costs more
+// than most kernels. trim_memory() gives it back.
 #pragma once
 
 #include <atomic>
 #include <bit>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <mutex>
 #include <new>
+#include <set>
+#include <utility>
 #include <vector>
 
 #include "device.hpp"
@@ -35,14 +37,8 @@ void trim_memory() noexcept;
 
 namespace detail {
 
-/// Next multiple of an eighth of the power of two below: at most 12.5 % more, so that blocks find each other again.
-inline std::int64_t rounded_bytes(std::int64_t bytes) noexcept {
-  if (bytes < 64) return 64;
-  const auto step = static_cast<std::int64_t>(std::bit_floor(static_cast<std::uint64_t>(bytes)) / 8);
-  const std::int64_t unit = step < 64 ? 64 : step;
-  return (bytes + unit - 1) / unit * unit;
-}
-
+/// Large blocks are cut from chunks that are taken from the system and kept; free neighbours join again. The smallest hole that fits is
+/// cut, so the untouched end of a chunk, which costs no memory yet, is used last.
 class HostMemory {
  public:
   static HostMemory& instance() {
@@ -53,20 +49,9 @@ class HostMemory {
   void* allocate(std::int64_t bytes) {
     const std::int64_t size = rounded(bytes);
     std::lock_guard lock(mutex_);
-    void* p = nullptr;
-    if (auto it = kept_.find(size); it != kept_.end() && !it->second.empty()) {
-      p = it->second.back();
-      it->second.pop_back();
-      kept_bytes_ -= size;
-    } else {
-      const std::int64_t high = live_ + size > high_ ? live_ + size : high_;  // becomes the mark when there is room for it
-      while (kept_bytes_ > 0 && live_ + kept_bytes_ + size > high) release_largest();
-      p = ::operator new(static_cast<std::size_t>(size), alignment(size));
-      if (alignment(size) == std::align_val_t{kLargePage}) prefer_large_pages(p, static_cast<std::size_t>(size));
-    }
+    void* const p = in_chunk(size) ? cut(size) : ::operator new (static_cast<std::size_t>(size), std::align_val_t{kAlign});
     live_ += size;
     if (live_ > peak_) peak_ = live_;
-    if (live_ > high_) high_ = live_;
     return p;
   }
 
@@ -74,21 +59,17 @@ class HostMemory {
     const std::int64_t size = rounded(bytes);
     std::lock_guard lock(mutex_);
     live_ -= size;
-    if (size >= kKeepFrom && !TOMOGRAD_ASAN) {
-      try {
-        kept_[size].push_back(p);
-        kept_bytes_ += size;
-        return;
-      } catch (...) {  // no room for the note: free it
-      }
+    if (!in_chunk(size)) return ::operator delete (p, std::align_val_t{kAlign});
+    try {
+      join(static_cast<std::byte*>(p), size);
+    } catch (...) {  // no memory for the note: the block stays unused
     }
-    ::operator delete(p, alignment(size));
   }
 
   void trim() noexcept {
     std::lock_guard lock(mutex_);
-    while (kept_bytes_ > 0) release_largest();
-    high_ = live_;
+    release_empty_chunks();
+    for (const auto& [p, size] : holes_) forget_pages(p, static_cast<std::size_t>(size));
   }
   std::int64_t live() noexcept {
     std::lock_guard lock(mutex_);
@@ -104,27 +85,101 @@ class HostMemory {
   }
 
  private:
-  static constexpr std::int64_t kKeepFrom = 1 << 16;
-  static std::align_val_t alignment(std::int64_t size) noexcept {
-    return std::align_val_t{size >= static_cast<std::int64_t>(kLargePage) ? kLargePage : 64};
+  static constexpr std::int64_t kAlign = 64, kFromChunks = 1 << 16, kLeastChunk = 32 << 20;
+  static constexpr auto kPage = static_cast<std::int64_t>(kLargePage);
+
+  // ASan sees overruns only of blocks of their own.
+  static bool in_chunk(std::int64_t size) noexcept { return size >= kFromChunks && !TOMOGRAD_ASAN; }
+  static std::int64_t rounded(std::int64_t bytes) noexcept {
+    if (TOMOGRAD_ASAN) return bytes;
+    return bytes < kAlign ? kAlign : (bytes + kAlign - 1) / kAlign * kAlign;
   }
 
-  static std::int64_t rounded(std::int64_t bytes) noexcept { return TOMOGRAD_ASAN ? bytes : rounded_bytes(bytes); }
+  std::byte* cut(std::int64_t size) {
+    auto hole = by_size_.lower_bound({size, nullptr});
+    if (hole == by_size_.end()) {
+      add_chunk(size);
+      hole = by_size_.lower_bound({size, nullptr});
+    }
+    const auto [whole, p] = *hole;
+    if (whole > size) add_hole(p + size, whole - size);
+    by_size_.erase({whole, p});
+    holes_.erase(p);
+    return p;
+  }
 
-  void release_largest() noexcept {
-    for (auto it = kept_.rbegin(); it != kept_.rend(); ++it) {
-      if (it->second.empty()) continue;
-      ::operator delete(it->second.back(), alignment(it->first));
-      it->second.pop_back();
-      kept_bytes_ -= it->first;
-      return;
+  void join(std::byte* p, std::int64_t size) {
+    if (const auto next = holes_.find(p + size); next != holes_.end() && !chunks_.contains(p + size)) {
+      size += next->second;
+      by_size_.erase({next->second, next->first});
+      holes_.erase(next);
+    }
+    if (auto at = holes_.lower_bound(p); at != holes_.begin() && !chunks_.contains(p)) {
+      const auto [before, length] = *--at;
+      if (before + length == p) {
+        by_size_.erase({length, before});
+        holes_.erase(at);
+        p = before;
+        size += length;
+      }
+    }
+    add_hole(p, size);
+  }
+
+  void add_hole(std::byte* p, std::int64_t size) {
+    by_size_.insert({size, p});
+    try {
+      holes_.insert({p, size});
+    } catch (...) {
+      by_size_.erase({size, p});
+      throw;
+    }
+  }
+
+  void add_chunk(std::int64_t size) {
+    release_empty_chunks();  // all too small
+    std::int64_t chunk = (size + kPage - 1) / kPage * kPage;
+    for (const std::int64_t wish : {kLeastChunk, live_ / 2 / kPage * kPage}) chunk = chunk > wish ? chunk : wish;
+    auto* const p = static_cast<std::byte*>(::operator new (static_cast<std::size_t>(chunk), std::align_val_t{kLargePage}));
+    prefer_large_pages(p, static_cast<std::size_t>(chunk));
+    try {
+      chunks_.insert({p, chunk});
+      add_hole(p, chunk);
+    } catch (...) {
+      chunks_.erase(p);
+      ::operator delete (p, std::align_val_t{kLargePage});
+      throw;
+    }
+  }
+
+  void release_empty_chunks() noexcept {
+    for (auto chunk = chunks_.begin(); chunk != chunks_.end();) {
+      const auto [p, size] = *chunk;
+      const auto hole = holes_.find(p);
+      if (hole == holes_.end() || hole->second != size) {
+        ++chunk;
+        continue;
+      }
+      by_size_.erase({size, p});
+      holes_.erase(hole);
+      chunk = chunks_.erase(chunk);
+      ::operator delete (p, std::align_val_t{kLargePage});
     }
   }
 
   std::mutex mutex_;
-  std::map<std::int64_t, std::vector<void*>> kept_;
-  std::int64_t live_ = 0, peak_ = 0, high_ = 0, kept_bytes_ = 0;
+  std::map<std::byte*, std::int64_t> chunks_, holes_;      // size by place
+  std::set<std::pair<std::int64_t, std::byte*>> by_size_;  // the holes again
+  std::int64_t live_ = 0, peak_ = 0;
 };
+
+/// Next multiple of an eighth of the power of two below: at most 12.5 % more, so that blocks find each other again.
+inline std::int64_t rounded_bytes(std::int64_t bytes) noexcept {
+  if (bytes < 64) return 64;
+  const auto step = static_cast<std::int64_t>(std::bit_floor(static_cast<std::uint64_t>(bytes)) / 8);
+  const std::int64_t unit = step < 64 ? 64 : step;
+  return (bytes + unit - 1) / unit * unit;
+}
 
 /// Memory of one device that has its own. A block that was freed may be given out at once: all work on a device is done in one order, so
 /// what still reads it comes before what writes it anew.
