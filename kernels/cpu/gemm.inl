@@ -46,6 +46,7 @@ struct TileArgs {
   const Epilogue* epilogue;  // NULL while reduction blocks are still to come; its pointers stand at the tile's first column
   const char* ahead[2];      // memory wanted next: every step prefetches ahead[i] + step * ahead_bytes[i]
   int64_t ahead_bytes[2];
+  int64_t a_step = kColStride, b_step = kNr;  // of a transposed A and the B beside it: floats from one step to the next
 };
 
 TG_FORCEINLINE void prefetch_near(const void* p) noexcept {
@@ -70,8 +71,9 @@ TG_FORCEINLINE void store_c(float* p, int64_t cols, V x) noexcept {
   x.store(p, Tail(cols));
 }
 
-// c[i][j] (+)= sum_s a[i*kRs + s*kKs] b[s*kNr + j]. Rows beyond t.rows are computed and not stored.
-template <int64_t kRows, int64_t kRs, int64_t kKs>
+// c[i][j] (+)= sum_s a[i*kRowStride + s] b[s*kNr + j], or, transposed, a[i + s*a_step] b[s*b_step + j]. Rows beyond t.rows are computed and
+// not stored.
+template <int64_t kRows, bool kTransposed>
 inline void tile(int64_t steps, const float* a, const float* b, const TileArgs& t) noexcept {
   V acc[kRows][kNv];
   TG_UNROLL for (int64_t i = 0; i < kRows; ++i) {
@@ -92,16 +94,17 @@ inline void tile(int64_t steps, const float* a, const float* b, const TileArgs& 
       prefetch_near(t.epilogue->residual + t.offset[i] + kNr - 1);
     }
   }
+  const int64_t a_row = kTransposed ? 1 : kRowStride, a_step = kTransposed ? t.a_step : 1, b_step = kTransposed ? t.b_step : kNr;
   const char *soon = t.ahead[0], *also = t.ahead[1];
-  for (int64_t s = 0; s < steps; ++s) {
+  for (int64_t s = 0; s < steps; ++s, a += a_step, b += b_step) {
     prefetch_near(soon);
     prefetch_near(also);
     soon += t.ahead_bytes[0];
     also += t.ahead_bytes[1];
     V column[kNv];
-    TG_UNROLL for (int64_t v = 0; v < kNv; ++v) column[v] = V::load(b + s * kNr + v * kLanes);
+    TG_UNROLL for (int64_t v = 0; v < kNv; ++v) column[v] = V::load(b + v * kLanes);
     TG_UNROLL for (int64_t i = 0; i < kRows; ++i) {
-      const V row = V::all(a[i * kRs + s * kKs]);
+      const V row = V::all(a[i * a_row]);
       TG_UNROLL for (int64_t v = 0; v < kNv; ++v) acc[i][v] = fma(row, column[v], acc[i][v]);
     }
   }
@@ -136,11 +139,10 @@ inline void tile(int64_t steps, const float* a, const float* b, const TileArgs& 
 // A tile of at most kMr rows against one panel. Half a tile suffices for half the rows.
 template <bool kTransposed>
 TG_FORCEINLINE void any_tile(int64_t steps, const float* a, const float* b, const TileArgs& t) noexcept {
-  constexpr int64_t kRs = kTransposed ? 1 : kRowStride, kKs = kTransposed ? kColStride : 1;
   if (t.rows > kMr / 2) {
-    tile<kMr, kRs, kKs>(steps, a, b, t);
+    tile<kMr, kTransposed>(steps, a, b, t);
   } else {
-    tile<kMr / 2, kRs, kKs>(steps, a, b, t);
+    tile<kMr / 2, kTransposed>(steps, a, b, t);
   }
 }
 
