@@ -309,8 +309,7 @@ inline int64_t conv_workspace(tg_op op, const void* desc, int32_t workers) noexc
   if (conv::is_winograd(a)) {
     const int64_t tile = winograd::tile_of(a);
     if (pass == kTgConvGradFilter) {
-      const winograd::Layer layer = winograd::forward(d);
-      return winograd::FilterSizes(layer, tile).floats(layer, workers) * static_cast<int64_t>(sizeof(float));
+      return workers * winograd::FilterGrad(winograd::forward(d), tile, workers).floats() * static_cast<int64_t>(sizeof(float));
     }
     const winograd::Sizes sizes(pass == kTgConvForward ? winograd::forward(d) : winograd::grad_data(d), tile);
     floats = workers * sizes.floats();

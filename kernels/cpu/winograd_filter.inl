@@ -4,16 +4,16 @@
 // Gradient of a 3x3 filter of stride 1 by the transpose of Winograd's F(m x m, 3x3), with the matrices of winograd.inl:
 //     dw_kc = G^T [ sum over tiles (A dy_k A^T) o (B^T x_c B) ] G
 // At each of the (m+2)^2 positions the sum is a product (K, tiles) (tiles, C): 9 m^2 multiplications per tile become (m+2)^2.
-//     V, U    transformed x and dy of some hundred tiles: [panel of C][position][tile][kNr], [panel of K][position][tile][kColStride]
-//     M       the sums: [panel of K][panel of C][position][kMr][kNr]; where all tiles fit at once, one such panel per worker
-// Tiles are taken in blocks so that a panel of V stays in the second-level cache; M is carried from block to block.
+//     job     some panels of K x some panels of C, over all tiles; jobs share nothing but what they read
+//     U       of a block of tiles, dy transformed: [panel of K][position][tile][kColStride]
+//     V       of the same and one panel of C, x transformed: [position][tile][kNr]
+//     M       the sums: [panel of K][panel of C][position][kMr][kNr], carried from block to block; one such panel where all tiles fit at
+//     once
 // Equal bits: each sum is one chain over the tiles in order, however they are blocked and whoever works.
 
 namespace winograd {
 
 using gemm::kColStride;
-
-constexpr int64_t kTilesOfGrad = 160;  // in a block: a panel of V is 36 (49) x 160 x 128 bytes at most
 
 // y = A x: kTile -> kPatch
 template <int kTile>
@@ -46,40 +46,50 @@ TG_FORCEINLINE void transform_sums(const V* x, V* y) noexcept {
   });
 }
 
-struct FilterSizes {
-  int64_t positions, tiles_h, tiles_w, tiles, blocks, at_once;  // at_once: tiles of a block
-  int64_t c_panels, k_panels, u_stride, v_stride, m_stride;     // strides of a position; of a whole panel of M
-  TG_FORCEINLINE FilterSizes(const Layer& l, int64_t tile) noexcept
-      : positions((tile + 2) * (tile + 2)), tiles_h(blocks_of(l.p, tile)), tiles_w(blocks_of(l.q, tile)), tiles(l.n * tiles_h * tiles_w) {
-    blocks = blocks_of(tiles, kTilesOfGrad);
-    at_once = blocks_of(tiles, most(1, blocks));
+// Tiles of a block: long products, and U and V in the second-level cache. All at once where that saves carrying M.
+constexpr int64_t kTilesOfBlock = 96, kTilesAtMost = 160;
+
+struct FilterGrad {
+  Layer layer;
+  int64_t positions, tiles_h, tiles_w, tiles, c_panels, k_panels;
+  int64_t k_jobs, c_jobs, k_of_job = 1, c_of_job = 1;  // panels of a job
+  int64_t blocks, at_once;                             // of tiles
+  int64_t u_stride, v_stride, m_stride;                // of a position of U and of V, of a panel of M
+  const float* x;
+  const float* dy;
+  float* dfilter;
+  float* scratch;
+
+  TG_FORCEINLINE FilterGrad(const Layer& l, int64_t tile, int64_t workers) noexcept
+      : layer(l), positions((tile + 2) * (tile + 2)), tiles_h(blocks_of(l.p, tile)), tiles_w(blocks_of(l.q, tile)) {
+    tiles = l.n * tiles_h * tiles_w;
     c_panels = blocks_of(l.c, kNr);
     k_panels = blocks_of(l.k, kMr);
+    // The cheapest division by a small model in cycles per tile and worker: products, transforms. No influence on results.
+    double best = 0;
+    for (int64_t k = 1; k <= least(k_panels, 2 * workers); ++k) {
+      for (int64_t c = 1; c <= least(c_panels, 2 * workers); ++c) {
+        const int64_t ks = blocks_of(k_panels, k), cs = blocks_of(c_panels, c), jobs = blocks_of(k_panels, ks) * blocks_of(c_panels, cs);
+        const double cost = static_cast<double>(blocks_of(jobs, workers) * (ks * cs * kMr * gemm::kNv + 12 * (ks + cs * gemm::kNv)));
+        if (best != 0 && cost >= best) continue;
+        best = cost;
+        k_of_job = ks;
+        c_of_job = cs;
+      }
+    }
+    k_jobs = blocks_of(k_panels, k_of_job);
+    c_jobs = blocks_of(c_panels, c_of_job);
+    blocks = tiles <= kTilesAtMost ? 1 : blocks_of(tiles, kTilesOfBlock);
+    at_once = blocks_of(tiles, blocks);
     u_stride = at_once * kColStride + 16;  // so that positions do not fall on the same sets of the cache
     v_stride = at_once * kNr + 16;
     m_stride = positions * kMr * kNr + 16;
   }
-  TG_FORCEINLINE int64_t zero_floats(const Layer& l) const noexcept { return blocks_of(most(l.c, l.k), 16) * 16 + 16; }
-  TG_FORCEINLINE int64_t floats(const Layer& l, int64_t workers) const noexcept {
-    return zero_floats(l) + positions * (k_panels * u_stride + c_panels * v_stride) +
-           m_stride * (blocks > 1 ? k_panels * c_panels : workers);
+  TG_FORCEINLINE int64_t zero_floats() const noexcept { return blocks_of(most(layer.c, layer.k), 16) * 16 + 16; }
+  TG_FORCEINLINE int64_t floats() const noexcept {  // per worker
+    return zero_floats() + positions * (k_of_job * u_stride + v_stride) + m_stride * (blocks > 1 ? k_of_job * c_of_job : 1);
   }
 };
-
-struct FilterGradJob {
-  Layer layer;
-  FilterSizes sizes;
-  const float* x;
-  const float* dy;
-  float* dfilter;
-  const float* zeros;
-  float* u;
-  float* v;
-  float* m;
-  int64_t tile0, tile1;  // of the block
-  int64_t k_jobs, k_panels_per_job;
-};
-constexpr int64_t kTilesPerJob = 8;  // of the transforms
 
 // kFrom x kFrom pixels, at[i * kFrom + j] pointing at the first channel, -> kPatch x kPatch numbers, position_stride apart.
 template <int kFrom, int kPatch, class Transform, class Lanes>
@@ -112,39 +122,63 @@ TG_FORCEINLINE void look_at(const float* image, int64_t h, int64_t w, int64_t ch
   }
 }
 
-// Some tiles of x and dy -> V and U.
+// Pointers at the pixels of a tile of dy, or of the patch of x under it; one beyond the last tile: the last one's again.
 template <int kTile>
-inline void transform_tiles(const FilterGradJob& job, int64_t first, int64_t last) noexcept {
-  constexpr int kPatch = Matrices<kTile>::kPatch;
-  const Layer& l = job.layer;
-  const FilterSizes& s = job.sizes;
-  const float* at[Matrices<kTile>::kPositions];
-  for (int64_t tile = first; tile < last; ++tile) {
-    const int64_t n = tile / (s.tiles_h * s.tiles_w), p0 = tile / s.tiles_w % s.tiles_h * kTile, q0 = tile % s.tiles_w * kTile;
-    const int64_t column = tile - job.tile0;
-    look_at<kPatch>(job.x + n * l.h * l.w * l.c, l.h, l.w, l.c, p0 - l.pad_top, q0 - l.pad_left, job.zeros, at);
-    for (int64_t c = 0; c < l.c; c += kLanes) {
-      float* to = job.v + c / kNr * s.positions * s.v_stride + column * kNr + c % kNr;
-      transform_square<kPatch, kPatch>(at, c, Tail(l.c - c), to, s.v_stride,
-                                       [](const V* a, V* b) TG_LAMBDA { transform_input<kTile>(a, b); });
-    }
-    look_at<kTile>(job.dy + n * l.p * l.q * l.k, l.p, l.q, l.k, p0, q0, job.zeros, at);
-    for (int64_t panel = 0; panel < s.k_panels; ++panel) {
+TG_FORCEINLINE void look_at_dy(const FilterGrad& g, int64_t tile, const float* zeros, const float** at) noexcept {
+  const Layer& l = g.layer;
+  const int64_t t = least(tile, g.tiles - 1), n = t / (g.tiles_h * g.tiles_w), p0 = t / g.tiles_w % g.tiles_h * kTile;
+  look_at<kTile>(g.dy + n * l.p * l.q * l.k, l.p, l.q, l.k, p0, t % g.tiles_w * kTile, zeros, at);
+}
+template <int kTile>
+TG_FORCEINLINE void look_at_x(const FilterGrad& g, int64_t tile, const float* zeros, const float** at) noexcept {
+  const Layer& l = g.layer;
+  const int64_t t = least(tile, g.tiles - 1), n = t / (g.tiles_h * g.tiles_w), h0 = t / g.tiles_w % g.tiles_h * kTile - l.pad_top;
+  look_at<kTile + 2>(g.x + n * l.h * l.w * l.c, l.h, l.w, l.c, h0, t % g.tiles_w * kTile - l.pad_left, zeros, at);
+}
+
+// Tiles [tile0, tile1) of dy -> U, panels [k_first, k_end) of K. The next tile's pixels are fetched meanwhile: no hardware guesses them.
+template <int kTile>
+inline void dy_to_u(const FilterGrad& g, int64_t tile0, int64_t tile1, int64_t k_first, int64_t k_end, const float* zeros,
+                    float* u) noexcept {
+  const float* at[2][kTile * kTile];
+  look_at_dy<kTile>(g, tile0, zeros, at[tile0 % 2]);
+  for (int64_t tile = tile0; tile < tile1; ++tile, u += kColStride) {
+    const float *const *here = at[tile % 2], **next = at[(tile + 1) % 2];
+    look_at_dy<kTile>(g, tile + 1, zeros, next);
+    float* to = u;
+    for (int64_t panel = k_first; panel < k_end; ++panel, to += g.positions * g.u_stride) {
       for (int64_t i = 0; i < kMr; i += kLanes) {  // lanes beyond kMr belong to the next panel: computed and not used
         const int64_t k = panel * kMr + i;
-        float* to = job.u + panel * s.positions * s.u_stride + column * kColStride + i;
-        transform_square<kTile, kPatch>(at, k, Tail(l.k - k), to, s.u_stride,
-                                        [](const V* a, V* b) TG_LAMBDA { transform_gradient<kTile>(a, b); });
+        for (int64_t j = 0; j < kTile * kTile; ++j) gemm::prefetch_near(next[j] + k);
+        transform_square<kTile, kTile + 2>(here, k, Tail(g.layer.k - k), to + i, g.u_stride,
+                                           [](const V* a, V* b) TG_LAMBDA { transform_gradient<kTile>(a, b); });
       }
+    }
+  }
+}
+// Tiles [tile0, tile1) of x -> V, channels [c0, c0 + kNr).
+template <int kTile>
+inline void x_to_v(const FilterGrad& g, int64_t tile0, int64_t tile1, int64_t c0, const float* zeros, float* v) noexcept {
+  constexpr int kPatch = kTile + 2;
+  const float* at[2][kPatch * kPatch];
+  look_at_x<kTile>(g, tile0, zeros, at[tile0 % 2]);
+  for (int64_t tile = tile0; tile < tile1; ++tile, v += kNr) {
+    const float *const *here = at[tile % 2], **next = at[(tile + 1) % 2];
+    look_at_x<kTile>(g, tile + 1, zeros, next);
+    for (int64_t i = 0; i < kNr; i += kLanes) {
+      const int64_t c = least(c0 + i, g.layer.c);
+      for (int64_t j = 0; j < kPatch * kPatch; ++j) gemm::prefetch_near(next[j] + c);
+      transform_square<kPatch, kPatch>(here, c, Tail(g.layer.c - c), v + i, g.v_stride,
+                                       [](const V* a, V* b) TG_LAMBDA { transform_input<kTile>(a, b); });
     }
   }
 }
 
 // M -> dw, for a panel of K and one of C.
 template <int kTile>
-inline void sums_to_filter(const FilterGradJob& job, int64_t k0, int64_t c0, const float* m) noexcept {
+inline void sums_to_filter(const FilterGrad& g, int64_t k0, int64_t c0, const float* m) noexcept {
   constexpr int kPatch = Matrices<kTile>::kPatch;
-  const Layer& l = job.layer;
+  const Layer& l = g.layer;
   alignas(64) float half[3][kPatch][kLanes];
   for (int64_t k = k0; k < least(l.k, k0 + kMr); ++k, m += kNr) {
     for (int64_t i = 0; i < kNr && c0 + i < l.c; i += kLanes) {
@@ -158,67 +192,58 @@ inline void sums_to_filter(const FilterGradJob& job, int64_t k0, int64_t c0, con
         V x[kPatch], y[3];
         TG_UNROLL for (int64_t b = 0; b < kPatch; ++b) x[b] = V::load(half[a][b]);
         transform_sums<kTile>(x, y);
-        TG_UNROLL for (int64_t b = 0; b < 3; ++b) gemm::store_c(job.dfilter + (k * 9 + a * 3 + b) * l.c + c0 + i, l.c - c0 - i, y[b]);
+        TG_UNROLL for (int64_t b = 0; b < 3; ++b) gemm::store_c(g.dfilter + (k * 9 + a * 3 + b) * l.c + c0 + i, l.c - c0 - i, y[b]);
       }
     }
   }
 }
 
-// One panel of C, some panels of K: all positions of the block's tiles.
 template <int kTile>
-inline void add_products(const FilterGradJob& job, int64_t index, int32_t worker) noexcept {
-  const FilterSizes& s = job.sizes;
-  const int64_t c_panel = index / job.k_jobs, first = index % job.k_jobs * job.k_panels_per_job;
-  const int64_t last = least(s.k_panels, first + job.k_panels_per_job), tiles = job.tile1 - job.tile0;
-  const float* const v = job.v + c_panel * s.positions * s.v_stride;
+inline void grad_filter_job(const FilterGrad& g, int64_t index, float* scratch) noexcept {
+  const int64_t k_first = index % g.k_jobs * g.k_of_job, k_end = least(g.k_panels, k_first + g.k_of_job);
+  const int64_t c_first = index / g.k_jobs * g.c_of_job, c_end = least(g.c_panels, c_first + g.c_of_job);
+  float *const zeros = scratch, *const u = zeros + g.zero_floats(), *const v = u + g.positions * g.k_of_job * g.u_stride;
+  float* const m0 = v + g.positions * g.v_stride;
+  gemm::zero_floats(zeros, g.zero_floats());
   int64_t offset[kMr];
   for (int64_t i = 0; i < kMr; ++i) offset[i] = i * kNr;
-  for (int64_t k_panel = first; k_panel < last; ++k_panel) {
-    const float* const u = job.u + k_panel * s.positions * s.u_stride;
-    float* const m = job.m + (s.blocks > 1 ? k_panel * s.c_panels + c_panel : worker) * s.m_stride;
-    const int64_t rows = least(kMr, job.layer.k - k_panel * kMr);
-    for (int64_t position = 0; position < s.positions; ++position) {
-      const float *const a = u + position * s.u_stride, *const b = v + position * s.v_stride;
-      const gemm::TileArgs args{m + position * kMr * kNr,
-                                offset,
-                                rows,
-                                kNr,
-                                job.tile0 > 0,
-                                nullptr,
-                                {gemm::bytes_at(a, s.u_stride), gemm::bytes_at(b, s.v_stride)},
-                                {kColStride * 4, kNr * 4}};
-      gemm::any_tile<true>(tiles, a, b, args);
+  for (int64_t tile0 = 0, tile1; tile0 < g.tiles; tile0 = tile1) {
+    tile1 = least(g.tiles, tile0 + g.at_once);
+    dy_to_u<kTile>(g, tile0, tile1, k_first, k_end, zeros, u);
+    float* m = m0;
+    for (int64_t c_panel = c_first; c_panel < c_end; ++c_panel) {
+      x_to_v<kTile>(g, tile0, tile1, c_panel * kNr, zeros, v);
+      for (int64_t k_panel = k_first; k_panel<k_end; ++k_panel, m += g.blocks> 1 ? g.m_stride : 0) {
+        const float *a = u + (k_panel - k_first) * g.positions * g.u_stride, *b = v;
+        for (int64_t position = 0; position < g.positions; ++position, a += g.u_stride, b += g.v_stride) {
+          const gemm::TileArgs args{m + position * kMr * kNr,
+                                    offset,
+                                    least(kMr, g.layer.k - k_panel * kMr),
+                                    kNr,
+                                    tile0 > 0,
+                                    nullptr,
+                                    {gemm::bytes_at(a, g.u_stride), gemm::bytes_at(b, g.v_stride)},
+                                    {kColStride * 4, kNr * 4}};
+          gemm::any_tile<true>(tile1 - tile0, a, b, args);
+        }
+        if (tile1 == g.tiles) sums_to_filter<kTile>(g, k_panel * kMr, c_panel * kNr, m);
+      }
     }
-    if (job.tile1 == s.tiles) sums_to_filter<kTile>(job, k_panel * kMr, c_panel * kNr, m);
   }
 }
 
-/// dw (K,3,3,C), from x (N,H,W,C) and dy (N,P,Q,K).   scratch: FilterSizes::floats
+/// dw (K,3,3,C), from x (N,H,W,C) and dy (N,P,Q,K).   scratch: FilterGrad::floats for each worker
 template <int kTile>
 inline void grad_filter(const Layer& layer, const float* x, const float* dy, float* dfilter, float* scratch, const tg_ctx* ctx) noexcept {
-  const FilterSizes s(layer, kTile);
-  FilterGradJob job{layer, s, x, dy, dfilter, scratch, nullptr, nullptr, nullptr, 0, 0, 0, 0};
-  gemm::zero_floats(scratch, s.zero_floats(layer));
-  job.u = scratch + s.zero_floats(layer);
-  job.v = job.u + s.positions * s.k_panels * s.u_stride;
-  job.m = job.v + s.positions * s.c_panels * s.v_stride;
-  const int64_t wanted = blocks_of(ctx->workers > 1 ? 4 * ctx->workers : 1, most(1, s.c_panels));
-  job.k_panels_per_job = blocks_of(s.k_panels, least(s.k_panels, wanted));
-  job.k_jobs = blocks_of(s.k_panels, job.k_panels_per_job);
-  for (job.tile0 = 0; job.tile0 < s.tiles; job.tile0 = job.tile1) {
-    job.tile1 = least(s.tiles, job.tile0 + s.at_once);
-    ctx->parallel_for(
-        ctx->pool, blocks_of(job.tile1 - job.tile0, kTilesPerJob),
-        [](void* p, int64_t index, int32_t) {
-          const FilterGradJob& j = *static_cast<const FilterGradJob*>(p);
-          const int64_t first = j.tile0 + index * kTilesPerJob;
-          transform_tiles<kTile>(j, first, least(j.tile1, first + kTilesPerJob));
-        },
-        &job);
-    ctx->parallel_for(
-        ctx->pool, s.c_panels * job.k_jobs,
-        [](void* p, int64_t index, int32_t worker) { add_products<kTile>(*static_cast<const FilterGradJob*>(p), index, worker); }, &job);
-  }
+  FilterGrad job(layer, kTile, ctx->workers);
+  job.x = x, job.dy = dy, job.dfilter = dfilter, job.scratch = scratch;
+  ctx->parallel_for(
+      ctx->pool, job.k_jobs * job.c_jobs,
+      [](void* p, int64_t index, int32_t worker) {
+        const FilterGrad& g = *static_cast<const FilterGrad*>(p);
+        grad_filter_job<kTile>(g, index, g.scratch + worker * g.floats());
+      },
+      &job);
 }
 
 }  // namespace winograd
