@@ -59,8 +59,10 @@ struct Job {
 };
 
 Job infer(std::unique_ptr<tg::Model> net, const tg::Tensor& x) {
-  auto session = std::make_shared<tg::Session>(tg::compile(*net, x.shape()));
+  const tg::Plan plan = tg::compile(*net, x.shape());
   net.reset();  // the plan has all it needs
+  tg::trim_memory();
+  auto session = std::make_shared<tg::Session>(plan);
   auto y = std::make_shared<tg::Tensor>(tg::empty(session->plan().output()));
   const auto call = [=] { session->run(x.data<float>(), x.size(0), y->data<float>()); };
   return {call, [=] {

@@ -131,7 +131,9 @@ int bench(const Options& o) {
       (void)loss.item();  // a device is done with everything when this number has come
     });
   } else {
-    tg::Session session(tg::compile(*net, input, {.winograd = !o.no_winograd, .batch_invariant = o.batch_invariant}));
+    const tg::Plan plan = tg::compile(*net, input, {.winograd = !o.no_winograd, .batch_invariant = o.batch_invariant});
+    net.reset();  // the plan has all it needs
+    tg::Session session(plan);
     tg::Tensor y = tg::empty(session.plan().output());
     ms = timed(o.seconds, interrupt.token(), [&] { session.run(x.data<float>(), o.batch, y.data<float>()); });
     digest = session.plan().digest();

@@ -11,7 +11,7 @@
 //
 // - Batch norm behind a convolution is folded into filter and bias: w' = w·s, b' = b·s + t, s = gamma / sqrt(var + eps), t = beta - mean·s.
 // - Residual sums and ReLUs move into the convolution that comes before them.
-// - Filters are packed once; intermediate results share one arena, placed first-fit by lifetime.
+// - Filters are packed once; intermediate results share one arena, placed by lifetime.
 //
 // A Plan owns its constants: the model may go. It is immutable and safe to share; a Session belongs to one thread at a time.
 #pragma once
@@ -158,8 +158,9 @@ class PlanBuilder {
     place();
     for (PlanStep& step : plan_.steps)
       if (auto* conv = std::get_if<ConvStep>(&step.work)) {
-        pack(*conv, filters_.at(&step - plan_.steps.data()));
-        filters_.erase(&step - plan_.steps.data());  // its memory serves the next one
+        const auto index = &step - plan_.steps.data();
+        pack(*conv, folded(index));
+        filters_.erase(index);  // its memory serves the next one
       }
     for (const PlanStep& step : plan_.steps)
       if (const auto* conv = std::get_if<ConvStep>(&step.work))
@@ -259,7 +260,7 @@ class PlanBuilder {
     conv.desc = is_linear ? linear_desc(x.shape(), w.shape(), w.dtype())
                           : conv2d_desc("conv2d", x.shape(), w.shape(), conv2d_options(call), w.dtype());
     if (bias) conv.bias = bias.clone();
-    filters_[static_cast<std::ptrdiff_t>(plan_.steps.size())] = w.detach();
+    filters_[static_cast<std::ptrdiff_t>(plan_.steps.size())] = {w.detach(), {}};
     step(call.op, {value_of(x), -1}, call.outputs[0], std::move(conv));
   }
 
@@ -278,8 +279,7 @@ class PlanBuilder {
     ConvStep* conv = options_.fold_batch_norm ? sole_convolution(x, at) : nullptr;
     if (conv && at->inputs[1] < 0 && (!residual || residual_is_ready(residual, *at))) {
       const auto index = at - plan_.steps.data();
-      Tensor& w = filters_.at(index);
-      w = mul(w, scale.view(w.dims() == 4 ? Shape{c, 1, 1, 1} : Shape{c, 1}));
+      filters_.at(index).scales.push_back(scale);
       conv->bias = conv->bias ? add_tensors(mul(conv->bias, scale), shift) : shift;
       conv->desc.activation = desc.activation;
       at->name += std::string("+bn") + (residual ? "+add" : "") + (desc.activation == kTgActRelu ? "+relu" : "");
@@ -411,7 +411,8 @@ class PlanBuilder {
     return v;
   }
 
-  /// First fit by lifetime: a value occupies the arena from the step that makes it to the last that reads it.
+  /// By lifetime, the largest first, each at the lowest place that is free as long as it lives: from the step that makes it to the last
+  /// that reads it.
   void place() {
     const auto none = plan_.steps.size();
     std::vector<std::size_t> born(plan_.values.size(), none), dies(plan_.values.size(), 0);
@@ -420,31 +421,36 @@ class PlanBuilder {
       for (const int v : plan_.steps[i].inputs)
         if (v >= 0) dies[static_cast<std::size_t>(root(v))] = i;
     }
-    const int out = root(plan_.output_value);
     struct Block {
-      std::int64_t begin, end;
-      std::size_t born, dies;
+      std::size_t value, born, dies;
+      std::int64_t bytes, begin;
     };
     std::vector<Block> blocks;
-    for (std::size_t i = 0; i < plan_.steps.size(); ++i) {
-      const int v = root(plan_.steps[i].output);
-      if (v == out) continue;  // written straight to the caller
-      auto& value = plan_.values[static_cast<std::size_t>(v)];
-      const std::int64_t bytes = (value.shape.count() * 4 + 63) / 64 * 64;
-      std::vector<const Block*> alive;
-      for (const Block& b : blocks)
-        if (b.dies >= i) alive.push_back(&b);
-      std::sort(alive.begin(), alive.end(), [](const Block* a, const Block* b) { return a->begin < b->begin; });
-      std::int64_t at = 0;
-      for (const Block* b : alive)
-        if (b->begin - at >= bytes)
-          break;
-        else
-          at = std::max(at, b->end);
-      value.offset = at;
-      blocks.push_back({at, at + bytes, i, std::max(dies[static_cast<std::size_t>(v)], i)});
-      plan_.arena_bytes = std::max(plan_.arena_bytes, at + bytes);
+    const int out = root(plan_.output_value);  // written straight to the caller
+    for (std::size_t v = 0; v < plan_.values.size(); ++v)
+      if (born[v] != none && static_cast<int>(v) != out)
+        blocks.push_back({v, born[v], std::max(dies[v], born[v]), (plan_.values[v].shape.count() * 4 + 63) / 64 * 64, 0});
+    std::stable_sort(blocks.begin(), blocks.end(), [](const Block& a, const Block& b) { return a.bytes > b.bytes; });
+    std::vector<Block> placed;  // by begin
+    for (Block& block : blocks) {
+      for (const Block& b : placed) {
+        if (b.born > block.dies || block.born > b.dies) continue;
+        if (b.begin - block.begin >= block.bytes) break;
+        block.begin = std::max(block.begin, b.begin + b.bytes);
+      }
+      placed.insert(std::upper_bound(placed.begin(), placed.end(), block, [](const Block& x, const Block& y) { return x.begin < y.begin; }),
+                    block);
+      plan_.values[block.value].offset = block.begin;
+      plan_.arena_bytes = std::max(plan_.arena_bytes, block.begin + block.bytes);
     }
+  }
+
+  /// A step's filter times what was folded into it: computed late, so that only one folded filter exists at a time.
+  Tensor folded(std::ptrdiff_t index) const {
+    const Filter& f = filters_.at(index);
+    Tensor w = f.weights;
+    for (const Tensor& scale : f.scales) w = mul(w, scale.view(w.dims() == 4 ? Shape{scale.count(), 1, 1, 1} : Shape{scale.count(), 1}));
+    return w;
   }
 
   void pack(ConvStep& conv, const Tensor& w) {
@@ -460,7 +466,11 @@ class PlanBuilder {
   std::int64_t batch_ = 0;
   std::map<std::uint64_t, int> ids_, uses_;
   std::map<int, std::size_t> producer_;
-  std::map<std::ptrdiff_t, Tensor> filters_;
+  struct Filter {
+    Tensor weights;
+    std::vector<Tensor> scales;  // of batch norms
+  };
+  std::map<std::ptrdiff_t, Filter> filters_;  // of steps, until they are packed
 };
 
 }  // namespace detail
