@@ -73,6 +73,42 @@ TEST(Conv2d, PackedFiltersFollowTheirUse) {
   EXPECT_EQ(first(tg::conv2d(x8, w, {.groups = 2})), 36);
 }
 
+// .winograd = false promises direct sums in every pass. A 3x3 layer of this size runs as Winograd otherwise.
+TEST(Conv2d, WithoutWinogradAllPassesSumDirectly) {
+  tg::Tensor x = tg::empty({2, 20, 20, 64}), w = tg::empty({64, 3, 3, 64}), dy = tg::empty({2, 20, 20, 64});
+  tg::nn::fill_normal(x, 1, tg::Random(1));
+  tg::nn::fill_normal(w, 0.05f, tg::Random(2));
+  tg::nn::fill_normal(dy, 1, tg::Random(3));
+  x.set_requires_grad(true);
+  w.set_requires_grad(true);
+  const auto gradients = [&](bool winograd) {
+    const tg::ConvAlgorithms before = tg::conv_algorithms();
+    tg::set_conv_algorithms({.winograd = winograd});
+    x.clear_grad();
+    w.clear_grad();
+    tg::Tape tape;
+    tape.backward(tg::sum(tg::conv2d(x, w, {.padding = 1}) * dy));
+    tg::set_conv_algorithms(before);
+    return std::pair(x.grad(), w.grad());
+  };
+  const auto with = gradients(true), without = gradients(false);
+  const tg_kernels& k = tg::cpu().kernels();
+  tg_conv_desc d{};
+  d.n = 2, d.h = d.w = d.p = d.q = 20, d.c = d.k = 64, d.r = d.s = 3;
+  d.stride_h = d.stride_w = d.dilation_h = d.dilation_w = d.groups = 1;
+  d.pad_top = d.pad_left = d.pad_bottom = d.pad_right = 1;
+  ASSERT_NE(k.conv2d_choose(&d, kTgConvGradData), kTgConvImplicitGemm);
+  ASSERT_NE(k.conv2d_choose(&d, kTgConvGradFilter), kTgConvImplicitGemm);
+  d.algorithm = kTgConvImplicitGemm;
+  tg::Tensor dx = tg::empty_like(x), dw = tg::empty_like(w);
+  tg::detail::launch_with(kTgOpConv2dGradData, "test", dy, k.conv2d_grad_data, d, w.raw(), dy.raw(), dx.raw());
+  tg::detail::launch_with(kTgOpConv2dGradFilter, "test", dy, k.conv2d_grad_filter, d, x.raw(), dy.raw(), dw.raw());
+  EXPECT_TRUE(same_bits(without.first, dx));
+  EXPECT_TRUE(same_bits(without.second, dw));
+  EXPECT_FALSE(same_bits(with.first, dx));
+  EXPECT_FALSE(same_bits(with.second, dw));
+}
+
 TEST(Tape, SavedValuesMustNotChange) {
   tg::Tensor a = leaf({1, 2}), b = leaf({3, 4});
   {

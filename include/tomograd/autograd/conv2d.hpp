@@ -25,6 +25,7 @@ inline Gradients conv2d_gradients(const BackwardCall& b, tg_conv_desc desc) {
   if (b.wants(1)) {
     dw = empty_like(w);
     desc.algorithm = kTgConvAuto;
+    desc.algorithm = choose_algorithm(k, desc, kTgConvGradFilter, {.winograd = conv_algorithms().winograd});
     launch_with(kTgOpConv2dGradFilter, b.call.op, dy, k.conv2d_grad_filter, desc, x.raw(), dy.raw(), dw.raw());
   }
   if (b.wants(2)) db = sum(dy.view({desc.k ? dy.count() / desc.k : 0, desc.k}), {0});
