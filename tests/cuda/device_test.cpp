@@ -11,18 +11,9 @@
 #include <tomograd/cuda.hpp>
 
 #include "support/data.hpp"
+#include "support/errors.hpp"
 
 namespace {
-
-template <class F>
-std::string error_of(const F& f) {
-  try {
-    f();
-  } catch (const tomograd::Error& e) {
-    return e.what();
-  }
-  return {};
-}
 
 TEST(CudaDevice, OpensOrSaysWhyNot) {
   const std::string why = tomograd::why_no_cuda();
@@ -31,12 +22,12 @@ TEST(CudaDevice, OpensOrSaysWhyNot) {
     EXPECT_FALSE(tomograd::cuda().host_memory());
     EXPECT_TRUE(tomograd::cuda() == tomograd::cuda());
   } else {
-    const std::string error = error_of([] { tomograd::cuda(); });
+    const std::string error = tomograd_test::error_of([] { tomograd::cuda(); });
     EXPECT_NE(error.find(why), error.npos) << error;
     EXPECT_NE(error.find("tomograd::cpu()"), error.npos) << "the way out: " << error;
     RecordProperty("why_no_cuda", why);
   }
-  EXPECT_NE(error_of([] { tomograd::cuda(3); }).find("device 3"), std::string::npos);
+  EXPECT_NE(tomograd_test::error_of([] { tomograd::cuda(3); }).find("device 3"), std::string::npos);
 }
 
 #if defined(TOMOGRAD_HAVE_CUDA)
@@ -47,7 +38,7 @@ TEST(CudaDevice, IsLinkedAndChecksTheVersion) {
 
 TEST(CudaDevice, RefusesWhatIsNoPlugin) {
   const tomograd_test::TemporaryFolder folder;
-  const auto load = [&](const std::filesystem::path& path) { return error_of([&] { tomograd::load_cuda_plugin(path); }); };
+  const auto load = [&](const std::filesystem::path& path) { return tomograd_test::error_of([&] { tomograd::load_cuda_plugin(path); }); };
   EXPECT_NE(load(folder / "absent.so").find("absent.so"), std::string::npos) << load(folder / "absent.so");
   std::ofstream(folder / "text.so") << "not a library\n";
   EXPECT_NE(load(folder / "text.so").find("text.so"), std::string::npos) << load(folder / "text.so");

@@ -12,23 +12,13 @@
 #include <tomograd/tomograd.hpp>
 
 #include "support/data.hpp"
+#include "support/errors.hpp"
 #include "support/nets.hpp"
 
 namespace tomograd_test {
 namespace {
 
 namespace simt = tomograd::kernels::simt;
-
-template <class F>
-std::string error_of(F f) {
-  try {
-    f();
-  } catch (const tg::Error& e) {
-    return e.what();
-  }
-  return "no error";
-}
-#define EXPECT_ERROR(statement, text) EXPECT_NE(error_of([&] { statement; }).find(text), std::string::npos) << error_of([&] { statement; })
 
 class OnSimt : public ::testing::Test {
  protected:

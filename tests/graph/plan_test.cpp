@@ -14,6 +14,7 @@
 #include <new>
 #include <thread>
 
+#include "support/errors.hpp"
 #include "support/nets.hpp"
 
 // Every allocation of this program is counted, of all threads. (Inlined, g++ 12 takes new and free for a mismatch.)
@@ -41,17 +42,6 @@ void* operator new[](std::size_t bytes, std::align_val_t a) { return counted(byt
 
 namespace tomograd_test {
 namespace {
-
-template <class F>
-std::string error_of(F f) {
-  try {
-    f();
-  } catch (const tg::Error& e) {
-    return e.what();
-  }
-  return "no error";
-}
-#define EXPECT_ERROR(statement, text) EXPECT_NE(error_of([&] { statement; }).find(text), std::string::npos) << error_of([&] { statement; })
 
 /// A net of its own with the golden generator's weights.
 std::unique_ptr<tg::Model> filled(const std::string& name) {

@@ -14,6 +14,7 @@
 #include <fstream>
 
 #include "support/data.hpp"
+#include "support/errors.hpp"
 #include "support/nets.hpp"
 
 namespace tomograd_test {
@@ -34,15 +35,6 @@ tg::Tensor run(tg::nn::Module& net, const tg::Tensor& x) {
 }
 bool near(const tg::Tensor& a, const tg::Tensor& b) { return a.shape() == b.shape() && relative_error(a, b) < 1e-5; }
 
-template <class F>
-std::string error_of(F f) {
-  try {
-    f();
-  } catch (const tg::Error& e) {
-    return e.what();
-  }
-  return {};
-}
 bool says(const std::string& text, std::initializer_list<const char*> words) {
   return std::all_of(words.begin(), words.end(), [&](const char* w) { return text.find(w) != std::string::npos; });
 }

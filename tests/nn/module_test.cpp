@@ -11,21 +11,11 @@
 
 #include <set>
 
+#include "support/errors.hpp"
 #include "support/nets.hpp"
 
 namespace tomograd_test {
 namespace {
-
-template <class F>
-std::string error_of(F f) {
-  try {
-    f();
-  } catch (const tg::Error& e) {
-    return e.what();
-  }
-  return "no error";
-}
-#define EXPECT_ERROR(statement, text) EXPECT_NE(error_of([&] { statement; }).find(text), std::string::npos) << error_of([&] { statement; })
 
 /// A training pass; gradients stay in the parameters.
 double pass(tg::nn::Module& net, const tg::Tensor& x, const tg::Tensor& labels) {

@@ -10,21 +10,11 @@
 
 #include <thread>
 
+#include "support/errors.hpp"
 #include "support/nets.hpp"
 
 namespace tomograd_test {
 namespace {
-
-template <class F>
-std::string error_of(F f) {
-  try {
-    f();
-  } catch (const tg::Error& e) {
-    return e.what();
-  }
-  return "no error";
-}
-#define EXPECT_ERROR(statement, text) EXPECT_NE(error_of([&] { statement; }).find(text), std::string::npos) << error_of([&] { statement; })
 
 tg::Tensor leaf(std::vector<float> values) {
   const auto n = static_cast<std::int64_t>(values.size());

@@ -13,23 +13,13 @@
 #include <fstream>
 
 #include "support/data.hpp"
+#include "support/errors.hpp"
 #include "support/nets.hpp"
 
 namespace tomograd_test {
 namespace {
 
 namespace data = tg::data;
-
-template <class F>
-std::string error_of(F f) {
-  try {
-    f();
-  } catch (const tg::Error& e) {
-    return e.what();
-  }
-  return "no error";
-}
-#define EXPECT_ERROR(statement, text) EXPECT_NE(error_of([&] { statement; }).find(text), std::string::npos) << error_of([&] { statement; })
 
 /// Class 0: noise. Class 1: noise with a bright block somewhere.
 struct Pictures {

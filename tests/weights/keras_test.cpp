@@ -13,6 +13,7 @@
 #endif
 
 #include "support/data.hpp"
+#include "support/errors.hpp"
 #include "support/nets.hpp"
 #include "support/npy.hpp"
 #include "weights/builders.hpp"
@@ -31,16 +32,6 @@ std::string joined(const std::vector<std::string>& lines) {
 bool says(const std::string& text, std::initializer_list<const char*> words) {
   return std::all_of(words.begin(), words.end(), [&](const char* w) { return text.find(w) != std::string::npos; });
 }
-template <class F>
-std::string error_of(F f) {
-  try {
-    f();
-  } catch (const tg::Error& e) {
-    return e.what();
-  }
-  return {};
-}
-
 /// As make_keras_goldens.py fills it; in the file's own order of elements.
 void put(keras::File& file, const std::string& layer, const std::string& role, const tg::Shape& shape, const std::string& written = {}) {
   tg::Tensor line = tg::empty({shape.count()});

@@ -12,6 +12,7 @@
 #include <fstream>
 
 #include "support/data.hpp"
+#include "support/errors.hpp"
 #include "weights/builders.hpp"
 #include "weights/onnx_builder.hpp"
 
@@ -29,15 +30,6 @@ using pb::Writer;
 tg::weights::Source source_of(const std::string& bytes) { return tg::weights::Source::memory(as_bytes(bytes), "net.onnx"); }
 std::unique_ptr<tg::OnnxNet> net_of(const std::string& bytes, const tg::GraphOptions& options = {}) {
   return tg::load_graph(source_of(bytes), options);
-}
-template <class F>
-std::string error_of(F f) {
-  try {
-    f();
-  } catch (const tg::Error& e) {
-    return e.what();
-  }
-  return {};
 }
 std::string refused(const std::string& bytes) {
   return error_of([&] { (void)net_of(bytes); });

@@ -17,6 +17,7 @@
 #include <tomograd/weights/load.hpp>
 
 #include "support/data.hpp"
+#include "support/errors.hpp"
 #include "weights/builders.hpp"
 
 namespace {
@@ -48,16 +49,6 @@ void expect_same(const std::vector<Entry>& want, const StateDict& got) {
     EXPECT_TRUE(e.tensor.bytes() == 0 || std::memcmp(t->raw(), e.tensor.raw(), static_cast<std::size_t>(e.tensor.bytes())) == 0) << e.name;
   }
 }
-template <class F>
-std::string error_of(F&& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return {};
-}
-
 TEST(Write, RoundTripsAreBitExact) {
   TemporaryFolder folder;
   const auto entries = every_type();
