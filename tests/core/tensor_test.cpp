@@ -7,25 +7,16 @@
 #include <tomograd/core/random.hpp>
 #include <tomograd/core/tensor.hpp>
 
+#include <algorithm>
 #include <numeric>
 #include <set>
 #include <thread>
 
+#include "support/errors.hpp"
 #include "support/nets.hpp"
 
 namespace tomograd_test {
 namespace {
-
-template <class F>
-std::string error_of(F f) {
-  try {
-    f();
-  } catch (const tg::Error& e) {
-    return e.what();
-  }
-  return "no error";
-}
-#define EXPECT_ERROR(statement, text) EXPECT_NE(error_of([&] { statement; }).find(text), std::string::npos) << error_of([&] { statement; })
 
 TEST(Shape, CountsAndPrints) {
   const tg::Shape s{2, 3, 5};
@@ -196,6 +187,52 @@ TEST(Random, HasTheRightMoments) {
   rng.shuffle(order);
   EXPECT_EQ(std::set<int>(order.begin(), order.end()).size(), 50u);
   EXPECT_FALSE(std::is_sorted(order.begin(), order.end()));
+}
+
+// Large blocks: neighbours that were freed serve a larger one, nothing overlaps, and freed memory is not asked for twice.
+TEST(Memory, FreedNeighboursJoin) {
+  if (TOMOGRAD_ASAN) GTEST_SKIP() << "under ASan every block is one of its own";
+  tg::trim_memory();
+  constexpr std::int64_t kFloats = 1 << 18;  // 1 MiB
+  std::vector<tg::Tensor> blocks;
+  for (int i = 0; i < 8; ++i) blocks.push_back(tg::empty({kFloats}));
+  std::sort(blocks.begin(), blocks.end(), [](const tg::Tensor& a, const tg::Tensor& b) { return a.raw() < b.raw(); });
+  int at = -1;  // three that lie side by side
+  for (int i = 0; i + 2 < 8 && at < 0; ++i)
+    if (blocks[i + 1].data<float>() - blocks[i].data<float>() == kFloats &&
+        blocks[i + 2].data<float>() - blocks[i + 1].data<float>() == kFloats)
+      at = i;
+  ASSERT_GE(at, 0);
+  const void* const first = blocks[static_cast<std::size_t>(at)].raw();
+  for (const int i : {0, 2, 1}) blocks[static_cast<std::size_t>(at + i)] = {};  // the middle one last: joins on both sides
+  EXPECT_EQ(tg::empty({3 * kFloats}).raw(), first);
+}
+
+TEST(Memory, BlocksNeverOverlap) {
+  tg::Random random(7);
+  std::vector<tg::Tensor> alive;
+  const std::int64_t before = tg::live_bytes();
+  for (int step = 0; step < 4000; ++step) {
+    const auto roll = random.next();
+    if (alive.size() > 40 || (roll % 3 == 0 && !alive.empty())) {
+      const std::size_t i = roll / 3 % alive.size();
+      const auto tag = static_cast<float>(alive[i].count());
+      ASSERT_EQ(alive[i].data<float>()[0], tag);
+      ASSERT_EQ(alive[i].data<float>()[alive[i].count() - 1], tag);
+      alive.erase(alive.begin() + static_cast<std::ptrdiff_t>(i));
+      if (roll % 97 == 0) tg::trim_memory();  // live blocks keep what they hold
+    } else {
+      tg::Tensor t = tg::empty({16000 + static_cast<std::int64_t>(roll / 3 % 200000)});
+      t.data<float>()[0] = t.data<float>()[t.count() - 1] = static_cast<float>(t.count());
+      alive.push_back(t);
+    }
+  }
+  for (const tg::Tensor& t : alive) {
+    EXPECT_EQ(t.data<float>()[0], static_cast<float>(t.count()));
+    EXPECT_EQ(t.data<float>()[t.count() - 1], static_cast<float>(t.count()));
+  }
+  alive.clear();
+  EXPECT_EQ(tg::live_bytes(), before);
 }
 
 }  // namespace
