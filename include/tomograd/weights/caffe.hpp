@@ -422,7 +422,6 @@ class Converter {
   }
 
  private:
-  using Kind = onnx::Attribute::Kind;
   static bool is_data(const Layer& l) { return l.type == "Input" || l.type.ends_with("Data"); }
   static bool is_dropped(const Layer& l) { return l.type.ends_with("Loss") || l.type == "Accuracy" || l.type == "Silence"; }
 
@@ -476,21 +475,6 @@ class Converter {
     if (last) now_[l.tops[0]] = n.outputs[0], last_ = n.outputs[0];
     g_.nodes.push_back(std::move(n));
     return g_.nodes.back();
-  }
-  static void set(onnx::Node& n, const char* key, std::int64_t v) {
-    onnx::Attribute a;
-    a.name = key, a.kind = Kind::integer, a.i = v;
-    n.attributes.push_back(std::move(a));
-  }
-  static void set(onnx::Node& n, const char* key, float v) {
-    onnx::Attribute a;
-    a.name = key, a.kind = Kind::real, a.f = v;
-    n.attributes.push_back(std::move(a));
-  }
-  static void set(onnx::Node& n, const char* key, std::vector<std::int64_t> v) {
-    onnx::Attribute a;
-    a.name = key, a.kind = Kind::integers, a.ints = std::move(v);
-    n.attributes.push_back(std::move(a));
   }
 
   void input() {
@@ -546,11 +530,11 @@ class Converter {
       if (l.whole("bias_term", 1)) in.push_back(constant(l, "bias", blob(l, 1).view({blob(l, 1).count()})));
       const auto pad = pair(l, "pad", "pad_h", "pad_w", 0), stride = pair(l, "stride", "stride_h", "stride_w", 1);
       onnx::Node& n = node(l, "Conv", std::move(in));
-      set(n, "kernel_shape", {w.size(2), w.size(3)});
-      set(n, "strides", stride);
-      set(n, "pads", {pad[0], pad[1], pad[0], pad[1]});
-      set(n, "dilations", {l.whole("dilation", 1, 0), l.whole("dilation", 1, 1)});
-      set(n, "group", l.whole("group", 1));
+      n.set("kernel_shape", {w.size(2), w.size(3)});
+      n.set("strides", stride);
+      n.set("pads", {pad[0], pad[1], pad[0], pad[1]});
+      n.set("dilations", {l.whole("dilation", 1, 0), l.whole("dilation", 1, 1)});
+      n.set("group", l.whole("group", 1));
       return 0;
     }
     if (type == "BatchNorm") return batch_norm(i);
@@ -573,7 +557,7 @@ class Converter {
     if (type == "ReLU") {
       const double slope = l.number("negative_slope", 0);
       onnx::Node& n = node(l, slope == 0 ? "Relu" : "LeakyRelu", {value(l, 0)});
-      if (slope != 0) set(n, "alpha", static_cast<float>(slope));
+      if (slope != 0) n.set("alpha", static_cast<float>(slope));
       return 0;
     }
     if (type == "Pooling") {
@@ -587,11 +571,11 @@ class Converter {
       const auto kernel = pair(l, "kernel_size", "kernel_h", "kernel_w", 0), stride = pair(l, "stride", "stride_h", "stride_w", 1),
                  pad = pair(l, "pad", "pad_h", "pad_w", 0);
       onnx::Node& n = node(l, average ? "AveragePool" : "MaxPool", {value(l, 0)});
-      set(n, "kernel_shape", kernel);
-      set(n, "strides", stride);
-      set(n, "pads", {pad[0], pad[1], pad[0], pad[1]});
-      set(n, "ceil_mode", std::int64_t{l.whole("round_mode", 0) == 0});
-      if (average) set(n, "count_include_pad", std::int64_t{1});
+      n.set("kernel_shape", kernel);
+      n.set("strides", stride);
+      n.set("pads", {pad[0], pad[1], pad[0], pad[1]});
+      n.set("ceil_mode", std::int64_t{l.whole("round_mode", 0) == 0});
+      if (average) n.set("count_include_pad", std::int64_t{1});
       return 0;
     }
     if (type == "InnerProduct") {
@@ -607,7 +591,7 @@ class Converter {
       std::string in = value(l, 0);
       if (!flat_.count(in)) in = node(l, "Flatten", {in}, false).outputs[0];
       onnx::Node& n = node(l, "Gemm", {in, constant(l, "weight", w), constant(l, "bias", bias)});
-      set(n, "transB", std::int64_t{!turned});
+      n.set("transB", std::int64_t{!turned});
       flat_.insert(n.outputs[0]);
       return 0;
     }
@@ -627,12 +611,12 @@ class Converter {
     for (std::size_t k = 0; k < l.bottoms.size(); ++k) in.push_back(value(l, k));
     if (in.empty()) source_.refuse(shown(l) + " lacks its input");
     if (type == "Concat") {
-      set(node(l, "Concat", in), "axis", l.whole("axis", l.whole("concat_dim", 1)));
+      node(l, "Concat", in).set("axis", l.whole("axis", l.whole("concat_dim", 1)));
       return 0;
     }
     const bool was_flat = flat_.count(in[0]) > 0;
     onnx::Node& n = node(l, type == "TanH" ? "Tanh" : type == "Softmax" ? "Softmax" : type == "Flatten" ? "Flatten" : "Sigmoid", {in[0]});
-    if (type == "Softmax") set(n, "axis", l.whole("axis", 1));
+    if (type == "Softmax") n.set("axis", l.whole("axis", 1));
     if (was_flat || type == "Flatten") flat_.insert(n.outputs[0]);
     return 0;
   }
@@ -682,7 +666,7 @@ class Converter {
     onnx::Node& n = node(as, "BatchNormalization",
                          {value(l, 0), constant(l, "gamma", gamma), constant(l, "beta", beta), constant(l, "mean", divided(mean)),
                           constant(l, "variance", divided(var))});
-    set(n, "epsilon", static_cast<float>(l.number("eps", 1e-5)));
+    n.set("epsilon", static_cast<float>(l.number("eps", 1e-5)));
     return taken;
   }
 

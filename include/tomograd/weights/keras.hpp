@@ -442,27 +442,6 @@ class Converter {
     g_.nodes.push_back(std::move(n));
     return g_.nodes.back();
   }
-  using Kind = onnx::Attribute::Kind;
-  static void set(onnx::Node& n, const char* key, std::int64_t v) {
-    onnx::Attribute a;
-    a.name = key, a.kind = Kind::integer, a.i = v;
-    n.attributes.push_back(std::move(a));
-  }
-  static void set(onnx::Node& n, const char* key, float v) {
-    onnx::Attribute a;
-    a.name = key, a.kind = Kind::real, a.f = v;
-    n.attributes.push_back(std::move(a));
-  }
-  static void set(onnx::Node& n, const char* key, const char* v) {
-    onnx::Attribute a;
-    a.name = key, a.kind = Kind::text, a.s = v;
-    n.attributes.push_back(std::move(a));
-  }
-  static void set(onnx::Node& n, const char* key, std::vector<std::int64_t> v) {
-    onnx::Attribute a;
-    a.name = key, a.kind = Kind::integers, a.ints = std::move(v);
-    n.attributes.push_back(std::move(a));
-  }
 
   /// The value of a layer; zero padding that nobody took in is made a node of its own.
   std::string real(const std::string& layer) {
@@ -487,8 +466,8 @@ class Converter {
   }
 
   void window(onnx::Node& n, const Layer& l, const std::vector<std::int64_t>& kernel, std::vector<std::int64_t> pads) const {
-    set(n, "kernel_shape", kernel);
-    set(n, "strides", l.stride);
+    n.set("kernel_shape", kernel);
+    n.set("strides", l.stride);
     if (l.pads.size() == 4)
       for (std::size_t i = 0; i < 4; ++i) pads[i] += l.pads[i];
     if (l.padding == "same") {
@@ -497,12 +476,12 @@ class Converter {
         pads = {pads[0] + h, pads[1] + w, pads[2] + h, pads[3] + w};
       } else {
         if (pads != std::vector<std::int64_t>{0, 0, 0, 0}) strange(l.name, "pads twice");
-        return set(n, "auto_pad", "SAME_UPPER");
+        return n.set("auto_pad", "SAME_UPPER");
       }
     } else if (l.padding != "valid") {
       strange(l.name, "has the padding \"" + l.padding.substr(0, 60) + "\"");
     }
-    set(n, "pads", std::move(pads));
+    n.set("pads", std::move(pads));
   }
 
   void finish(const Layer& l, std::string value, bool flat) {
@@ -514,7 +493,7 @@ class Converter {
     else if (a == "sigmoid" || a == "tanh")
       value = node(part, a == "tanh" ? "Tanh" : "Sigmoid", {value}).outputs[0];
     else if (a == "softmax")
-      set(node(part, "Softmax", {value}), "axis", std::int64_t{1}), value = g_.nodes.back().outputs[0];
+      node(part, "Softmax", {value}).set("axis", std::int64_t{1}), value = g_.nodes.back().outputs[0];
     else if (a == "relu6")
       value = node(part, "Clip", {value, constant(part, "least", full({}, 0)), constant(part, "most", full({}, 6))}).outputs[0];
     else if (a != "linear")
@@ -549,8 +528,8 @@ class Converter {
       if (l.bias) inputs.push_back(vector(l, "bias", w.size(0), 0));
       onnx::Node& n = node(l, "Conv", std::move(inputs));
       window(n, l, {k.size(0), k.size(1)}, pads);
-      set(n, "dilations", l.dilation);
-      set(n, "group", depthwise ? k.size(2) : l.groups);
+      n.set("dilations", l.dilation);
+      n.set("group", depthwise ? k.size(2) : l.groups);
       return finish(l, n.outputs[0], false);
     }
     if (kind == "MaxPooling2D" || kind == "AveragePooling2D") {
@@ -573,7 +552,7 @@ class Converter {
           node(l, "BatchNormalization",
                {in[0], vector(l, "gamma", c, 1), vector(l, "beta", c, 0), vector(l, "mean", c, 0), vector(l, "variance", c, 1)});
       if (!has(l, "variance")) strange(l.name, "has no variance in the file");
-      set(n, "epsilon", static_cast<float>(l.epsilon));
+      n.set("epsilon", static_cast<float>(l.epsilon));
       return finish(l, n.outputs[0], flat);
     }
     if (kind == "Dense") {
@@ -592,7 +571,7 @@ class Converter {
     if (kind == "Flatten") {
       if (flat) return finish(l, in[0], true);
       onnx::Node& n = node(l, "Transpose", {in[0]});  // Keras flattens channels last
-      set(n, "perm", {0, 2, 3, 1});
+      n.set("perm", {0, 2, 3, 1});
       const std::string turned = n.outputs[0];
       return finish(l, node(l, "Flatten", {turned}).outputs[0], true);
     }
@@ -600,7 +579,7 @@ class Converter {
       if (in.size() < 2) strange(l.name, "has fewer than two inputs");
       if (kind == "Concatenate") {
         if (l.axis != -1 && l.axis != (flat ? 1 : 3)) strange(l.name, "joins along axis " + std::to_string(l.axis));
-        set(node(l, "Concat", in), "axis", std::int64_t{1});
+        node(l, "Concat", in).set("axis", std::int64_t{1});
         return finish(l, g_.nodes.back().outputs[0], flat);
       }
       std::string y = in[0];
@@ -618,11 +597,11 @@ class Converter {
       if (l.slope == 0) part.activation = "relu";
       if (l.slope == 0) return finish(part, in[0], flat);
       onnx::Node& n = node(l, "LeakyRelu", {in[0]});
-      set(n, "alpha", static_cast<float>(l.slope));
+      n.set("alpha", static_cast<float>(l.slope));
       return finish(part, n.outputs[0], flat);
     }
     if (kind == "Softmax") {
-      set(node(l, "Softmax", {in[0]}), "axis", std::int64_t{1});
+      node(l, "Softmax", {in[0]}).set("axis", std::int64_t{1});
       return finish(l, g_.nodes.back().outputs[0], flat);
     }
     if (kind == "Rescaling") {

@@ -42,6 +42,12 @@ struct Node {
   std::vector<std::string> inputs, outputs;  // "" is an absent optional one
   std::vector<Attribute> attributes;
 
+  void set(const char* key, std::int64_t v) { attributes.push_back({.name = key, .kind = Attribute::Kind::integer, .i = v}); }
+  void set(const char* key, float v) { attributes.push_back({.name = key, .kind = Attribute::Kind::real, .f = v}); }
+  void set(const char* key, const char* v) { attributes.push_back({.name = key, .kind = Attribute::Kind::text, .s = v}); }
+  void set(const char* key, std::vector<std::int64_t> v) {
+    attributes.push_back({.name = key, .kind = Attribute::Kind::integers, .ints = std::move(v)});
+  }
   const Attribute* find(std::string_view key) const {
     for (const Attribute& a : attributes)
       if (a.name == key) return &a;
