@@ -324,6 +324,9 @@ TOMOGRAD_INLINE weights::StateDict state_dict(nn::Module& net) {
 }
 
 TOMOGRAD_INLINE void save_weights(nn::Module& net, const std::filesystem::path& path, const std::map<std::string, std::string>& metadata) {
+  if (path.extension() != ".safetensors")
+    fail("save_weights: " + path.string() + " does not end in .safetensors, which is what it writes",
+         "weights::write_pytorch writes .pth, save_onnx .onnx");
   std::map<std::string, std::string> all = metadata;
   all.emplace("format", "pt");  // what PyTorch's loaders look for
   all.emplace("intended_use", "research only");
