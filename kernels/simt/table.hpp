@@ -3,8 +3,6 @@
 //
 // The table of the device "simt": the kernels of kernels/cuda, run on the CPU thread by thread (machine.hpp). For tests: values are
 // those of a GPU up to its freedom in rounding, speed is not. Memory of its own (memory.hpp).
-// On x86-64 the kernels are compiled with AVX2 and FMA, whatever the program is compiled for: every a*b+c is an fmaf, which would be a
-// library call otherwise and make a convolution 15 times slower (0.65 s instead of 0.04 s for 64x56x56 -> 64, 3x3, one core).
 #pragma once
 
 #include "../abi.h"
@@ -12,20 +10,7 @@
 #include "memory.hpp"
 
 #if TOMOGRAD_BODIES && !defined(__CUDACC__)
-#include "../cuda/port.cuh"  // and every standard header, before the region opens
-#if defined(__x86_64__) && defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
-#elif defined(__x86_64__) && defined(__GNUC__)
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#endif
-#include "../cuda/table.cuh"
-#if defined(__x86_64__) && defined(__clang__)
-#pragma clang attribute pop
-#elif defined(__x86_64__) && defined(__GNUC__)
-#pragma GCC pop_options
-#endif
-#include "../cuda/port_end.cuh"
+#include "kernels.inl"
 #endif
 
 namespace tomograd::inline TOMOGRAD_ABI::kernels {
@@ -41,10 +26,7 @@ TOMOGRAD_INLINE const tg_kernels* simt_kernels();
 static inline const tg_kernels* simt_kernels() { return nullptr; }
 #else
 TOMOGRAD_INLINE const tg_kernels* simt_kernels() {
-#if defined(__x86_64__) && defined(__GNUC__)
-  __builtin_cpu_init();
-  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return nullptr;
-#endif
+  if (!simt::kernels_run_here()) return nullptr;
   static const tg_kernels table = simt::on_device_memory(simt::make_table("simt"));
   return &table;
 }
