@@ -56,17 +56,7 @@ struct PatchesOfX {
     if (h < 0 || h >= d.h || w < 0 || w >= d.w) return nullptr;
     return image + (h * d.w + w) * d.c + c;
   }
-  __device__ __forceinline__ Vec16<float> load(int step, int end) const {
-    const int e = step + static_cast<int>(threadIdx.x) % 4 * 4;
-    Vec16<float> v{};
-    if constexpr (kVector) {
-      if (const float* p = address(e, end)) v = load16(p);
-    } else {
-      for (int l = 0; l < 4; ++l)
-        if (const float* p = address(e + l, end)) v.lane[l] = *p;
-    }
-    return v;
-  }
+  __device__ __forceinline__ Vec16<float> load(int step, int end) const { return load_along_depth<kVector>(*this, step, end); }
 };
 
 /// Grid: pixel tiles, filter tiles, groups. kVector: C/groups is a multiple of 4, x and w are aligned to 16 bytes.
@@ -165,17 +155,7 @@ struct PatchesOfDy {
     if (p >= d.p || q >= d.q) return nullptr;
     return image + (p * d.q + q) * d.k + k;
   }
-  __device__ __forceinline__ Vec16<float> load(int step, int end) const {
-    const int e = step + static_cast<int>(threadIdx.x) % 4 * 4;
-    Vec16<float> v{};
-    if constexpr (kVector) {
-      if (const float* p = address(e, end)) v = load16(p);
-    } else {
-      for (int l = 0; l < 4; ++l)
-        if (const float* p = address(e + l, end)) v.lane[l] = *p;
-    }
-    return v;
-  }
+  __device__ __forceinline__ Vec16<float> load(int step, int end) const { return load_along_depth<kVector>(*this, step, end); }
 };
 
 /// Column: a channel of the group. Depth as above: w[k][tap][c].

@@ -28,6 +28,21 @@ static_assert(kThreads == kTile * kDepth / 4 && kThreads == (kTile / kMicro) * (
 template <class Loader>
 constexpr int kPitch = Loader::kAlongDepth ? kTile + 2 : kTile + 4;
 
+/// What thread t of a loader along the depth gives: four depths of its row. side.address(depth, end) is where one lies, null for a zero;
+/// kVector: four lie side by side.
+template <bool kVector, class Side>
+__device__ __forceinline__ Vec16<float> load_along_depth(const Side& side, int step, int end) {
+  const int e = step + static_cast<int>(threadIdx.x) % 4 * 4;
+  Vec16<float> v{};
+  if constexpr (kVector) {
+    if (const float* p = side.address(e, end)) v = load16(p);
+  } else {
+    for (int l = 0; l < 4; ++l)
+      if (const float* p = side.address(e + l, end)) v.lane[l] = *p;
+  }
+  return v;
+}
+
 template <class Loader>
 __device__ __forceinline__ void store_step(float (*shared)[kPitch<Loader>], const Vec16<float>& v) {
   const int thread = static_cast<int>(threadIdx.x);
