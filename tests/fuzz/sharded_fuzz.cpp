@@ -13,10 +13,9 @@
 #include <string>
 
 namespace {
-/// In memory where the system offers that.
 std::filesystem::path make_folder() {
   namespace tw = tomograd::weights;
-  std::string name = std::filesystem::exists("/dev/shm") ? "/dev/shm/tomograd-fuzz-XXXXXX" : "/tmp/tomograd-fuzz-XXXXXX";
+  std::string name = (std::filesystem::temp_directory_path() / "tomograd-fuzz-XXXXXX").string();
   if (!mkdtemp(name.data())) std::abort();
   const std::filesystem::path folder(name);
   static std::filesystem::path made;
