@@ -17,20 +17,27 @@
 #include "support/errors.hpp"
 #include "support/nets.hpp"
 
-// Every allocation of this program is counted, of all threads. (Inlined, g++ 12 takes new and free for a mismatch.)
+// Every allocation of this program is counted, of all threads. All forms are replaced: a replaced delete must not meet the library's new.
+// (Inlined, g++ 12 takes new and free for a mismatch.)
 namespace {
 std::atomic<long> allocations{0};
-void* counted(std::size_t bytes, std::size_t alignment) {
+void* counted_or_null(std::size_t bytes, std::size_t alignment) noexcept {
   ++allocations;
   const std::size_t whole = (std::max<std::size_t>(bytes, 1) + alignment - 1) / alignment * alignment;
-  if (void* p = alignment > alignof(std::max_align_t) ? std::aligned_alloc(alignment, whole) : std::malloc(whole)) return p;
+  return alignment > alignof(std::max_align_t) ? std::aligned_alloc(alignment, whole) : std::malloc(whole);
+}
+void* counted(std::size_t bytes, std::size_t alignment) {
+  if (void* p = counted_or_null(bytes, alignment)) return p;
   throw std::bad_alloc();
 }
+constexpr std::size_t kUsual = alignof(std::max_align_t);
 }  // namespace
-void* operator new(std::size_t bytes) { return counted(bytes, alignof(std::max_align_t)); }
-void* operator new[](std::size_t bytes) { return counted(bytes, alignof(std::max_align_t)); }
+void* operator new(std::size_t bytes) { return counted(bytes, kUsual); }
+void* operator new[](std::size_t bytes) { return counted(bytes, kUsual); }
 void* operator new(std::size_t bytes, std::align_val_t a) { return counted(bytes, static_cast<std::size_t>(a)); }
 void* operator new[](std::size_t bytes, std::align_val_t a) { return counted(bytes, static_cast<std::size_t>(a)); }
+void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept { return counted_or_null(bytes, kUsual); }  // std::stable_sort's
+void* operator new[](std::size_t bytes, const std::nothrow_t&) noexcept { return counted_or_null(bytes, kUsual); }
 [[gnu::noinline]] void operator delete(void* p) noexcept { std::free(p); }
 [[gnu::noinline]] void operator delete[](void* p) noexcept { std::free(p); }
 [[gnu::noinline]] void operator delete(void* p, std::size_t) noexcept { std::free(p); }
