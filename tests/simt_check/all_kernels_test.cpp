@@ -121,7 +121,8 @@ class Everything : public ::testing::Environment {
       EXPECT_TRUE(std::find(ran.begin(), ran.end(), name) != ran.end()) << where << ": __global__ " << name << " has not run";
     std::set<Line> seen;
     for (const simt::Synchronisation& s : simt::synchronisations()) {
-      if (s.file.find("/kernels/cuda/") == s.file.npos || !seen.insert({s.file, s.line}).second) continue;
+      const std::string file = fs::path(s.file).lexically_normal().generic_string();  // the compiler's may read kernels/simt/../cuda
+      if (file.find("/kernels/cuda/") == file.npos || !seen.insert({s.file, s.line}).second) continue;
       EXPECT_TRUE(needed.count({s.file, s.line}))
           << s.file << ":" << s.line << ": without this " << s.what << " nothing changes, in " << attempts[{s.file, s.line}] << " launches";
     }
