@@ -22,9 +22,6 @@ using gemm::most;
 
 TG_FORCEINLINE bool depthwise(const tg_conv_desc& d) noexcept { return d.groups == d.c && d.groups == d.k; }
 TG_FORCEINLINE bool is_winograd(tg_conv_algorithm a) noexcept { return a >= kTgConvWinograd && a <= kTgConvWinograd5; }
-TG_FORCEINLINE bool fits_winograd(const tg_conv_desc& d) noexcept {
-  return d.groups == 1 && d.r == 3 && d.s == 3 && d.stride_h == 1 && d.stride_w == 1 && d.dilation_h == 1 && d.dilation_w == 1;
-}
 
 // The rule, by shape alone: the least cost in multiply-adds. Beside its products a layer pays for each number of its filter, which comes
 // from memory once per call (kPerFilter; when it is transformed in the call, kPerPack; when it is the result, kPerSum), and Winograd for
@@ -32,19 +29,21 @@ TG_FORCEINLINE bool fits_winograd(const tg_conv_desc& d) noexcept {
 inline tg_conv_algorithm algorithm(const tg_conv_desc& d, tg_conv_pass pass) noexcept {
   if (d.algorithm != kTgConvAuto) return d.algorithm;
   if (depthwise(d) && d.groups > 1) return kTgConvDirect;
-  if (!fits_winograd(d)) return kTgConvImplicitGemm;
-  constexpr double kPerFilter = 40, kPerPack = 120, kPerSum = 20, kPerNumber = 6;
+  constexpr double kPerFilter = 25, kPerPack = 120, kPerSum = 20, kPerNumber = 6;
   const bool into_x = pass == kTgConvGradData;
-  const auto c = static_cast<double>(d.c), k = static_cast<double>(d.k);
+  const auto c = static_cast<double>(d.c / d.groups), k = static_cast<double>(d.k), taps = static_cast<double>(d.r * d.s);
   const double load = into_x ? kPerPack : pass == kTgConvForward ? kPerFilter : kPerSum;
   const int64_t height = into_x ? d.h : d.p, width = into_x ? d.w : d.q;
-  double least = 9 * c * k * (static_cast<double>(d.n * height * width) + load);
+  double least = taps * c * k * (static_cast<double>(d.n * height * width) + load);
   tg_conv_algorithm best = kTgConvImplicitGemm;
   for (const tg_conv_algorithm a : {kTgConvWinograd2, kTgConvWinograd, kTgConvWinograd5}) {
+    if (!winograd::fits(d, a, pass)) continue;
     const int64_t tile = winograd::tile_of(a);
-    const auto positions = static_cast<double>((tile + 2) * (tile + 2));
+    const winograd::Sizes sizes(into_x ? winograd::grad_data(d) : winograd::forward(d), tile);
     const auto tiles = static_cast<double>(d.n * blocks_of(height, tile) * blocks_of(width, tile));
-    const double cost = positions * (tiles * (c * k + kPerNumber * (c + k)) + load * c * k);
+    const auto from = static_cast<double>(sizes.products * sizes.channels), positions = static_cast<double>(sizes.positions);
+    const double across = into_x ? c : k;
+    const double cost = tiles * (from * across + kPerNumber * (from + positions * across)) + load * from * across;
     if (cost < least) {
       least = cost;
       best = a;
@@ -55,7 +54,7 @@ inline tg_conv_algorithm algorithm(const tg_conv_desc& d, tg_conv_pass pass) noe
 TG_FORCEINLINE bool supported(const tg_conv_desc& d, tg_conv_pass pass) noexcept {
   if (d.dtype != kTgFloat32) return false;
   const tg_conv_algorithm a = algorithm(d, pass);
-  if (is_winograd(a)) return fits_winograd(d);
+  if (is_winograd(a)) return winograd::fits(d, a, pass);
   return a == kTgConvImplicitGemm || (a == kTgConvDirect && depthwise(d));
 }
 
@@ -279,7 +278,7 @@ inline tg_conv_algorithm conv2d_choose(const tg_conv_desc* d, tg_conv_pass pass)
 inline int64_t conv2d_packed_bytes(const tg_conv_desc* d) noexcept {
   const tg_conv_algorithm a = conv::algorithm(*d, kTgConvForward);
   const int64_t floats = a == kTgConvDirect     ? d->r * d->s * d->c
-                         : conv::is_winograd(a) ? winograd::packed_floats(d->c, d->k, winograd::tile_of(a))
+                         : conv::is_winograd(a) ? winograd::Sizes(winograd::forward(*d), winograd::tile_of(a)).packed_floats(d->k)
                                                 : d->groups * gemm::padded(d->k / d->groups) * d->r * d->s * (d->c / d->groups);
   return floats * static_cast<int64_t>(sizeof(float));
 }
@@ -292,7 +291,8 @@ inline tg_status conv2d_pack(const tg_conv_desc* d, const void* filter, void* pa
   if (a == kTgConvDirect) {
     direct::pack(from, d->c, d->r, d->s, 0, 1, d->r, 0, 1, d->s, to);
   } else if (conv::is_winograd(a)) {
-    winograd::with_tile(a, [&](auto tile) TG_LAMBDA { winograd::pack<tile>(from, d->c, d->k, false, to, ctx); });
+    const winograd::Layer layer = winograd::forward(*d);
+    winograd::with_tile(a, layer.taps(), [&](auto tile, auto taps) TG_LAMBDA { winograd::pack<tile, taps>(layer, from, false, to, ctx); });
   } else {
     conv::pack_filter(*d, from, to, ctx);
   }
@@ -314,7 +314,7 @@ inline int64_t conv_workspace(tg_op op, const void* desc, int32_t workers) noexc
     const winograd::Sizes sizes(pass == kTgConvForward ? winograd::forward(d) : winograd::grad_data(d), tile);
     floats = workers * sizes.floats();
     if (op == kTgOpConv2dWithMoments) floats += 2 * d.k * sizes.rows;
-    if (op == kTgOpConv2dGradData) floats += winograd::packed_floats(d.k, d.c, tile);
+    if (op == kTgOpConv2dGradData) floats += sizes.packed_floats(d.c);
   } else {
     if (op == kTgOpConv2dWithMoments) floats = 2 * d.k * gemm::blocks_of(d.n * d.p * d.q, gemm::kChunk);
     if (op == kTgOpConv2dGradData) floats = d.r * d.s * d.k * (a == kTgConvDirect ? 1 : gemm::padded(d.c / d.groups));
@@ -350,10 +350,10 @@ inline tg_status conv2d(const tg_conv_desc* desc, const tg_conv_args* args, cons
   const auto* x = static_cast<const float*>(args->x);
   const auto* packed = static_cast<const float*>(args->packed);
   if (conv::is_winograd(algorithm)) {
-    winograd::with_tile(algorithm, [&](auto tile) TG_LAMBDA {
-      const winograd::Layer layer = winograd::forward(d);
+    const winograd::Layer layer = winograd::forward(d);
+    winograd::with_tile(algorithm, layer.taps(), [&](auto tile, auto taps) TG_LAMBDA {
       winograd::Job job{layer, {layer, tile}, x, packed, y, epilogue, moments.chunk_mean, moments.chunk_m2, scratch, 0, 0, 0, 0, 0};
-      winograd::run<tile>(job, ctx);
+      winograd::run<tile, taps>(job, ctx);
     });
   } else if (algorithm == kTgConvDirect) {
     direct::Job job{conv::input_patches(d, x, d.c), packed, y, {d.p, d.q, d.k, d.p, d.q, 1, 1, 0, 0}, epilogue};
@@ -389,24 +389,25 @@ inline tg_status conv2d_grad_data(const tg_conv_desc* desc, const void* filter, 
   const auto* w = static_cast<const float*>(filter);
   auto* packed = static_cast<float*>(ctx->workspace);
   if (conv::is_winograd(algorithm)) {
-    winograd::with_tile(algorithm, [&](auto tile) TG_LAMBDA {
-      const winograd::Layer layer = winograd::grad_data(d);
-      winograd::pack<tile>(w, d.c, d.k, true, packed, ctx);
+    const winograd::Layer layer = winograd::grad_data(d);
+    winograd::with_tile(algorithm, 3, [&](auto tile, auto taps) TG_LAMBDA {
+      const winograd::Sizes sizes(layer, tile);
+      winograd::pack<tile, taps>(layer, w, true, packed, ctx);
       winograd::Job job{layer,
-                        {layer, tile},
+                        sizes,
                         static_cast<const float*>(dy),
                         packed,
                         static_cast<float*>(dx),
                         {},
                         nullptr,
                         nullptr,
-                        packed + winograd::packed_floats(d.k, d.c, tile),
+                        packed + sizes.packed_floats(layer.k),
                         0,
                         0,
                         0,
                         0,
                         0};
-      winograd::run<tile>(job, ctx);
+      winograd::run<tile, taps>(job, ctx);
     });
     return kTgOk;
   }
@@ -476,7 +477,7 @@ inline tg_status conv2d_grad_filter(const tg_conv_desc* desc, const void* x, con
   }
   if (const tg_conv_algorithm a = conv::algorithm(d, kTgConvGradFilter); conv::is_winograd(a)) {
     if (d.n * d.p * d.q == 0) return conv::zero_all(static_cast<float*>(dfilter), d.k * 9 * d.c, ctx), kTgOk;
-    winograd::with_tile(a, [&](auto tile) TG_LAMBDA {
+    winograd::with_tile(a, 3, [&](auto tile, auto) TG_LAMBDA {
       winograd::grad_filter<tile>(winograd::forward(d), static_cast<const float*>(x), static_cast<const float*>(dy),
                                   static_cast<float*>(dfilter), static_cast<float*>(ctx->workspace), ctx);
     });

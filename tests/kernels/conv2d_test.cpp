@@ -47,8 +47,14 @@ const std::vector<Conv> kConvs{
     {"3x3 big image", 1, 57, 61, 8, 16, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},
     {"3x3 stride 2", 2, 15, 13, 16, 24, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1},
     {"3x3 stride 2 even", 1, 14, 12, 33, 17, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1},
+    {"3x3 stride 2 wide", 2, 17, 30, 65, 64, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1},
+    {"3x3 stride 2 deep", 1, 9, 9, 300, 33, 3, 3, 2, 2, 1, 1, 1, 0, 0, 1},
+    {"3x3 stride 2 valid", 3, 12, 19, 4, 20, 3, 3, 2, 2},
+    {"3x3 stride 2 far padding", 1, 6, 5, 9, 16, 3, 3, 2, 2, 1, 1, 4, 5, 2, 3},
     {"7x7 stride 2", 1, 33, 30, 3, 64, 7, 7, 2, 2, 1, 1, 3, 3, 3, 3},
     {"7x7 stride 2 grey", 2, 20, 22, 1, 16, 7, 7, 2, 2, 1, 1, 3, 3, 3, 3},
+    {"7x7 stride 2 five", 2, 21, 25, 5, 40, 7, 7, 2, 2, 1, 1, 3, 2, 3, 4},
+    {"7x7 stride 2 valid", 1, 37, 24, 4, 33, 7, 7, 2, 2},
     {"asymmetric", 2, 9, 8, 5, 3, 3, 2, 2, 1, 1, 1, 1, 2, 0, 3},
     {"asymmetric 3x3", 1, 9, 8, 16, 16, 3, 3, 1, 1, 1, 1, 0, 1, 2, 1},
     {"1x7", 1, 9, 17, 8, 8, 1, 7, 1, 1, 1, 1, 0, 3, 0, 3},
@@ -120,7 +126,8 @@ TEST(Conv2d, Forward) {
 }
 
 bool fits_winograd(const Conv& v) {
-  return v.r == 3 && v.s == 3 && v.groups == 1 && v.stride_h * v.stride_w * v.dilation_h * v.dilation_w == 1;
+  return v.groups == 1 && v.r == v.s && (v.r == 3 || v.r == 7) && v.stride_h == v.stride_w && v.stride_h <= 2 &&
+         v.dilation_h * v.dilation_w == 1;
 }
 
 TEST(Conv2d, Epilogues) {
@@ -192,12 +199,15 @@ TEST(Conv2d, ChoosesWinogradByShape) {
     EXPECT_EQ(choose(layer(1, 56, 64)), kTgConvWinograd) << table.kernels->name;
     EXPECT_EQ(choose(layer(1, 28, 128)), kTgConvWinograd) << table.kernels->name;
     EXPECT_EQ(choose(layer(1, 14, 256)), kTgConvWinograd2) << table.kernels->name;
-    EXPECT_EQ(choose(layer(1, 7, 512)), kTgConvImplicitGemm) << table.kernels->name;
+    EXPECT_EQ(choose(layer(1, 7, 512)), kTgConvWinograd2) << table.kernels->name;
     EXPECT_EQ(choose(layer(16, 56, 64)), kTgConvWinograd) << table.kernels->name;
     EXPECT_EQ(choose(layer(16, 28, 128)), kTgConvWinograd) << table.kernels->name;
     EXPECT_EQ(choose(layer(16, 14, 256)), kTgConvWinograd5) << table.kernels->name;
     EXPECT_EQ(choose(layer(16, 7, 512)), kTgConvWinograd) << table.kernels->name;
-    EXPECT_EQ(choose(layer(16, 56, 64, 2)), kTgConvImplicitGemm) << table.kernels->name;
+    EXPECT_EQ(choose(layer(16, 56, 64, 2)), kTgConvWinograd) << table.kernels->name;
+    EXPECT_EQ(choose(layer(1, 28, 128, 2)), kTgConvWinograd2) << table.kernels->name;
+    EXPECT_EQ(choose(layer(1, 14, 512, 2)), kTgConvImplicitGemm) << table.kernels->name;
+    EXPECT_EQ(choose(Conv{"", 1, 224, 224, 3, 64, 7, 7, 2, 2, 1, 1, 3, 3, 3, 3}.describe(kTgFloat32)), kTgConvWinograd);
     EXPECT_EQ(choose(layer(16, 56, 3)), kTgConvImplicitGemm) << table.kernels->name;
     EXPECT_EQ(choose(layer(16, 56, 64), kTgConvGradData), kTgConvWinograd) << table.kernels->name;
     EXPECT_EQ(choose(layer(16, 56, 64), kTgConvGradFilter), kTgConvWinograd) << table.kernels->name;
