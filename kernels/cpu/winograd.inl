@@ -302,12 +302,7 @@ inline void input_to_v(const Job& job, int64_t row0, int64_t row1, const float* 
   for (int64_t index = 0; index < s.phases * s.phases * s.blocks; ++index) {
     const int64_t block = index % s.blocks, a = index / s.blocks / s.phases, b = index / s.blocks % s.phases;
     const int64_t c0 = block * s.width, channels = least(s.width, s.channels - c0);
-    const int64_t height = kPatch - a, width = kPatch - b;  // phase 1 has no value at infinity
-    for (int64_t i = 0; i < height; ++i) {
-      for (int64_t j = 0; j < width; ++j) {
-        unit[i * kPatch + j] = s.in_v(s.unit(i * kPatch + j, a, b, block));
-      }
-    }
+    for (int64_t i = 0; i < M::kPositions; ++i) unit[i] = s.in_v(s.unit(i, a, b, block));  // phase 1's at infinity nobody reads
     float* to = v;
     for (int64_t tile_row = row0; tile_row < row1; ++tile_row) {
       const int64_t n = tile_row / s.tiles_h, tile_h = tile_row % s.tiles_h;
@@ -334,13 +329,11 @@ inline void input_to_v(const Job& job, int64_t row0, int64_t row1, const float* 
             transform_input<kTile, kTaps>(x, y);
             TG_UNROLL for (int64_t i = 0; i < kPatch; ++i) y[i].store(half[i][j]);
           }
-          for (int64_t i = 0; i < height; ++i) {
+          for (int64_t i = 0; i < kPatch; ++i) {
             V x[kPatch], y[kPatch];
             TG_UNROLL for (int64_t j = 0; j < kPatch; ++j) x[j] = V::load(half[i][j]);
             transform_input<kTile, kTaps>(x, y);
-            TG_UNROLL for (int64_t j = 0; j < kPatch; ++j) {
-              if (j < width) y[j].store(to + unit[i * kPatch + j] + c);
-            }
+            TG_UNROLL for (int64_t j = 0; j < kPatch; ++j) y[j].store(to + unit[i * kPatch + j] + c);
           }
         }
       }
@@ -521,8 +514,16 @@ inline void pack(const Layer& layer, const float* filter, bool turned, float* pa
         const Layer& l = j.layer;
         const int64_t area = l.r * l.r, n0 = panel * kNr, cols = least(kNr, l.k - n0);
         float* const to = j.packed + panel * j.sizes.products * j.sizes.channels * kNr;
-        for (int64_t phase = 0; phase < l.stride * l.stride; ++phase) {
+        // The last phase first: what phase 1 has not, its value at infinity, falls where phase 0 has its own.
+        for (int64_t phase = l.stride * l.stride - 1; phase >= 0; --phase) {
+          const bool merged = l.merged();
           const int64_t a = phase / l.stride, b = phase % l.stride;
+          int64_t place[M::kPositions];
+          for (int64_t i = 0; i < M::kPositions; ++i) {
+            const int64_t down = i / M::kPatch, right = i % M::kPatch, last = M::kPatch - 1;
+            const int64_t product = merged ? i : j.sizes.product(down, right, down == last ? 0 : a, right == last ? 0 : b);
+            place[i] = (product * j.sizes.channels + (merged ? phase * l.c : 0)) * kNr;
+          }
           for (int64_t c0 = 0; c0 < l.c; c0 += kStep) {
             const int64_t steps = least(kStep, l.c - c0);
             for (int64_t t = 0; t < kTaps * kTaps; ++t) {
@@ -535,8 +536,6 @@ inline void pack(const Layer& layer, const float* filter, bool turned, float* pa
                 gemm::pack_columns(j.filter + (n0 * area + tap) * l.c + c0, area * l.c, steps, cols, taps[t]);
               }
             }
-            const bool merged = l.merged();
-            const int64_t height = M::kPatch - (merged ? 0 : a), width = M::kPatch - (merged ? 0 : b);
             for (int64_t at = 0; at < steps * kNr; at += kLanes) {
               for (int64_t q = 0; q < kTaps; ++q) {
                 V x[kTaps], y[M::kPatch];
@@ -544,15 +543,11 @@ inline void pack(const Layer& layer, const float* filter, bool turned, float* pa
                 transform_filter<kTile, kTaps>(x, y);
                 TG_UNROLL for (int64_t i = 0; i < M::kPatch; ++i) y[i].store(half[i][q]);
               }
-              for (int64_t i = 0; i < height; ++i) {
+              for (int64_t i = 0; i < M::kPatch; ++i) {
                 V x[kTaps], y[M::kPatch];
                 TG_UNROLL for (int64_t q = 0; q < kTaps; ++q) x[q] = V::load(half[i][q]);
                 transform_filter<kTile, kTaps>(x, y);
-                for (int64_t q = 0; q < width; ++q) {
-                  const int64_t product = merged ? i * M::kPatch + q : j.sizes.product(i, q, a, b);
-                  const int64_t c = product * j.sizes.channels + (merged ? phase * l.c : 0) + c0;
-                  y[q].store(to + c * kNr + at);
-                }
+                TG_UNROLL for (int64_t q = 0; q < M::kPatch; ++q) y[q].store(to + place[i * M::kPatch + q] + c0 * kNr + at);
               }
             }
           }
