@@ -138,9 +138,9 @@ typedef enum tg_conv_algorithm {
   kTgConvAuto = 0,
   kTgConvImplicitGemm,
   kTgConvDirect /* depthwise */,
-  kTgConvWinograd /* F(4x4, 3x3) */,
-  kTgConvWinograd2 /* F(2x2, 3x3) */,
-  kTgConvWinograd5 /* F(5x5, 3x3) */,
+  kTgConvWinograd /* F(4x4, r x r): 4x4 outputs at a time */,
+  kTgConvWinograd2 /* F(2x2, r x r) */,
+  kTgConvWinograd5 /* F(5x5, r x r) */,
   kTgConvTf32 /* implicit GEMM on tensor cores, factors rounded to tf32; only where it is asked for */,
   kTgConvBf16 /* the same with bfloat16 */
 } tg_conv_algorithm;
