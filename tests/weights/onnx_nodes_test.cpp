@@ -71,6 +71,15 @@ struct Outcome {
   bool planned = false;
 };
 
+/// Reason, and the op where it is one node's, of 'FILE: Op "name": reason (hint: …)'.
+std::string refusal(std::string what) {
+  const std::string file = "model.onnx: ";
+  if (const std::size_t at = what.find(file); at != std::string::npos) what.erase(0, at + file.size());
+  what = what.substr(0, what.find(" (hint: "));
+  const std::size_t name = what.find(" \""), reason = what.find("\": ");
+  return name == std::string::npos || reason == std::string::npos ? what : what.substr(0, name) + ": " + what.substr(reason + 3);
+}
+
 Outcome run(const fs::path& folder) {
   Outcome o;
   onnx::Graph graph;
@@ -120,7 +129,7 @@ Outcome run(const fs::path& folder) {
         o.unclaimed = what.substr(what.find("cannot be run: ") + 15,
                                   what.find(" (", what.find("cannot be run: ")) - what.find("cannot be run: ") - 15);
       else if (what.find("known here") != std::string::npos)
-        o.unclaimed = "refused by name: " + graph.nodes[0].op;
+        o.unclaimed = refusal(what);
       else
         o.failed = what;
       return o;
@@ -147,7 +156,10 @@ Outcome run(const fs::path& folder) {
       }
     } catch (const tg::Error& e) {
       const std::string what = e.what();
-      (what.find("known here for constants only") == std::string::npos ? o.failed : o.unclaimed) = what;
+      if (what.find("known here for constants only") == std::string::npos)
+        o.failed = what;
+      else
+        o.unclaimed = refusal(what);
       return o;
     }
   }
