@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <filesystem>
+#include <future>
 #include <map>
 #include <span>
 #include <string>
@@ -127,6 +128,12 @@ TOMOGRAD_INLINE StateDict read_state_dict(const Source& source, const ReadOption
   const std::string_view h(head);
   const auto bytes = std::as_bytes(std::span(head));
   const auto first_byte = head.empty() ? 0u : static_cast<unsigned>(static_cast<unsigned char>(head[0]));
+  const std::string promised = promised_digest(source.file_name());
+  const bool hashing = options.digest == Digest::always || (options.digest == Digest::if_named && !promised.empty());
+  const bool archive = h.starts_with("PK\3\4") || detail::is_pytorch_legacy(bytes) || (head.size() > 8 && head[8] == '{');
+  std::future<std::string> hashed;  // by a reader of its own, while this one reads
+  if (hashing && archive && !source.file_name().empty())
+    hashed = std::async(std::launch::async | std::launch::deferred, [path = source.name()] { return digest(Source::file(path)); });
   StateDict out;
   std::vector<Source> files{source};
   if (h.starts_with("PK\3\4") || h.starts_with("PK\5\6")) {
@@ -168,9 +175,8 @@ TOMOGRAD_INLINE StateDict read_state_dict(const Source& source, const ReadOption
   // A checkpoint of the Learner calls its entries model.… and optimizer.…: those names are its own.
   if (const auto kind = out.metadata.find("kind"); kind == out.metadata.end() || kind->second != "tomograd checkpoint")
     detail::strip_prefixes(out);
-  const std::string promised = promised_digest(source.file_name());
-  if (options.digest == Digest::always || (options.digest == Digest::if_named && !promised.empty())) {
-    out.sha256 = digest(files);
+  if (hashing) {
+    out.sha256 = files.size() == 1 && hashed.valid() ? hashed.get() : digest(files);
     if (!promised.empty() && !out.sha256.starts_with(promised))
       out.notes.push_back("the file's name promises SHA-256 " + promised + "…, it has " + out.sha256.substr(0, 8) +
                           "…: not the published file");
