@@ -109,6 +109,11 @@ TEST(Damaged, WrongMagicAndSwappedBytes) {
   const std::size_t value = big.find("little", at);
   big.replace(value, 6, "biggie");
   EXPECT_TRUE(mentions(refusal(big), {"byteorder"}));  // its checksum is wrong already
+  std::string old = legacy();
+  const std::size_t flag = old.find('\x88', old.find("little_endian"));
+  ASSERT_NE(flag, std::string::npos);
+  old[flag] = '\x89';
+  EXPECT_TRUE(mentions(refusal(old), {"big-endian machine"}));
 }
 
 TEST(Damaged, OneByteOfAPthIsNoticed) {

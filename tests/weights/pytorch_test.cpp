@@ -6,6 +6,7 @@
 
 #include <gtest/gtest.h>
 
+#include <ctime>
 #include <functional>
 #include <random>
 
@@ -308,6 +309,54 @@ TEST(PyTorch, NestingCostsNoStack) {
   EXPECT_TRUE(mentions(hostile("]q\1h\1a"), {"list of 1"}));
   EXPECT_NE(hostile("}q\1" + pickle::text("state_dict") + "h\1s"), "");
   EXPECT_NE(hostile("}q\1" + pickle::text("state_dict") + "h\1sh\1b"), "");
+}
+
+// A few bytes that name one large object again and again must cost a few bytes and steps each.
+TEST(PyTorch, BombsAreRefusedByName) {
+  constexpr int kMany = 20'000;
+  const auto times = [](const std::string& ops, int n = 20'000) {
+    std::string all;
+    for (int i = 0; i < n; ++i) all += ops;
+    return all;
+  };
+  const std::string pairs = "](" + times("N") + "e";  // a list of None
+  const std::string dictionary = "}q\x01(" + times("NN") + "u0", list_of_pairs = "](NN\x86q\x02" + times("h\x02") + "eq\x03" + "0";
+  const std::string large_tuple = "(" + times("N") + "tq\x01" + "0";
+  std::string names = "}(";  // a dictionary whose values are all one dictionary without tensors
+  for (int i = 0; i < kMany; ++i) names += pickle::text("k" + std::to_string(i)) + "h\x01";
+  names += "u";
+  const char* again = "go over the same items again and again";
+  struct Case {
+    const char* what;
+    std::string body;
+    std::initializer_list<const char*> words;
+  };
+  for (const Case& c :
+       std::vector<Case>{{"OrderedDict of one list of pairs",
+                          list_of_pairs + pickle::global("collections", "OrderedDict") + "q\x04" + "0" + times("h\x04h\x03\x85R0"),
+                          {again}},
+                         {"one tuple of arguments",
+                          large_tuple + pickle::global("collections", "Counter") + "q\x04" + "0" + times("h\x04h\x01R0"),
+                          {again}},
+                         {"one tuple as a persistent id",
+                          "(" + pickle::text("storage") + pickle::global("torch", "FloatStorage") + pickle::text("0") +
+                              pickle::text("cpu") + pickle::integer(6) + "N" + times("N") + "tq\x01" + "0" + times("h\x01Q0"),
+                          {again}},
+                         {"one dictionary under many names", dictionary + names, {"no state dict at its top"}},
+                         {"a flood of memos", times("N\x94", 10 * kMany), {"holds None"}},
+                         {"a flood of marks", times("(", 10 * kMany), {}},
+                         {"a flood of lists", pairs + times("]", 10 * kMany), {}}}) {
+    largest_block() = 0;
+    reset_peak_bytes();
+    const auto before = live_bytes();
+    const std::clock_t start = std::clock();
+    const std::string why = hostile(c.body);
+    EXPECT_NE(why, "") << c.what;
+    EXPECT_TRUE(mentions(why, c.words)) << c.what << ": " << why.substr(0, 300);
+    EXPECT_LT(largest_block().load(), std::size_t{64} << 20) << c.what;
+    EXPECT_EQ(peak_bytes(), before) << c.what;
+    EXPECT_LT(std::clock() - start, CLOCKS_PER_SEC) << c.what;  // processor time
+  }
 }
 
 TEST(PyTorch, NonsenseOpcodes) {

@@ -4,8 +4,8 @@
 // An unpickler that executes nothing. Pickle is a program for a stack machine; PyTorch's files use it to describe dictionaries of
 // tensors. This one builds inert nodes: a GLOBAL must be on the list below (what torch's weights_only allows, and a few bystanders of
 // checkpoints that stay opaque), anything else is refused by its full name. Nodes lie in one flat array and refer to each other by
-// number: nesting costs no stack, cycles no loop, destruction no recursion. Memory is linear in the pickle's size, and the sizes that
-// it claims (shapes, storages) are only checked here, never allocated.
+// number: nesting costs no stack, cycles no loop, destruction no recursion. Memory and time are linear in the pickle's size, and the sizes
+// that it claims (shapes, storages) are only checked here, never allocated.
 #pragma once
 
 #include <algorithm>
@@ -281,6 +281,11 @@ class Unpickler {
   }
 
   // ---- globals and calls
+  /// Calls may go over the same items again and again (h1 R h1 R …): what they go over in all stays near the pickle's size.
+  void spend(std::size_t items) {
+    spent_ += items;
+    if (spent_ > 4 * bytes_.size() + 1024) refuse("calls that go over the same items again and again", "this is no state dict");
+  }
   void find_global(std::string_view module, std::string_view name) {
     if (short_) return;
     std::string full = std::string(module.substr(0, 200)) + "." + std::string(name.substr(0, 200));
@@ -307,6 +312,7 @@ class Unpickler {
   }
   std::vector<std::int64_t> integers(const Node& args, std::size_t i, const char* what) {
     std::vector<std::int64_t> out;
+    spend(argument(args, i, Node::tuple, what).items.size());
     for (const std::uint32_t item : argument(args, i, Node::tuple, what).items) {
       if (node(item).kind != Node::integer) refuse(std::string("a tensor's ") + what + " is not made of integers");
       if (node(item).number < 0)
@@ -374,6 +380,7 @@ class Unpickler {
     push(call(g, argument_id));
   }
   std::uint32_t call(const PickleGlobal& g, std::uint32_t argument_id) {
+    spend(node(argument_id).items.size());
     const std::vector<std::uint32_t> items = node(argument_id).items;  // a copy: making nodes moves them
     switch (g.call) {
       case PickleGlobal::ordered_dict: {
@@ -381,6 +388,7 @@ class Unpickler {
         if (!items.empty()) {
           const Node& list = node(items[0]);
           if (list.kind != Node::list && list.kind != Node::tuple) refuse("OrderedDict of something that is not a list");
+          spend(list.items.size());
           for (const std::uint32_t i : list.items) {
             const Node& pair = node(i);
             if ((pair.kind != Node::list && pair.kind != Node::tuple) || pair.items.size() != 2)
@@ -423,7 +431,9 @@ class Unpickler {
   }
 
   void persistent_id() {
-    const Node pid = node(pop());
+    const std::uint32_t id = pop();
+    spend(node(id).items.size());
+    const Node pid = node(id);  // a copy: making nodes moves them
     const auto text = [&](std::size_t i) {
       if (i >= pid.items.size() || node(pid.items[i]).kind != Node::text) refuse("a storage's name is malformed");
       return node(pid.items[i]).string;
@@ -466,7 +476,7 @@ class Unpickler {
   std::string_view bytes_;
   const Source& source_;
   std::uint64_t position_;
-  std::size_t at_ = 0, op_at_ = 0;
+  std::size_t at_ = 0, op_at_ = 0, spent_ = 0;
   bool short_ = false, done_ = false;
   Pickle out_;
   std::vector<std::uint32_t> stack_, memo_;

@@ -96,11 +96,13 @@ TOMOGRAD_INLINE PickledTensors find_state_dict(const Pickle& p, const Source& so
   PickledTensors out;
   const char* kRemedy = "in Python: torch.save(model.state_dict(), \"weights.pth\")";
   const auto key_of = [&](const N& dict, std::size_t i) { return p.at(dict.items[2 * i]); };
+  std::map<const N*, bool> looked_at;  // a pickle may name one large dictionary many times
   const auto holds_tensors = [&](const N& n) {
     if (n.kind != N::dict) return false;
-    for (std::size_t i = 0; i < n.items.size() / 2; ++i)
-      if (key_of(n, i).kind == N::text && p.at(n.items[2 * i + 1]).kind == N::tensor) return true;
-    return false;
+    const auto [it, fresh] = looked_at.try_emplace(&n, false);
+    for (std::size_t i = 0; fresh && !it->second && i < n.items.size() / 2; ++i)
+      it->second = key_of(n, i).kind == N::text && p.at(n.items[2 * i + 1]).kind == N::tensor;
+    return it->second;
   };
   const auto skip_others = [&](const N& dict, std::size_t kept, const std::string& path) {
     for (std::size_t i = 0; i < dict.items.size() / 2 && out.notes.size() < 50; ++i)

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -39,6 +40,7 @@ TOMOGRAD_INLINE std::pair<StateDict, std::vector<Source>> read_sharded(const Sou
   const std::filesystem::path folder = std::filesystem::path(index.name()).parent_path();
 
   std::vector<std::string> files;  // in the order of their first tensor
+  std::set<std::string_view> known;
   std::map<std::string_view, std::string_view> wanted;
   for (std::size_t i = 0; i < map->keys.size(); ++i) {
     const std::string shown = "weight_map of \"" + map->keys[i].substr(0, 200) + "\"";
@@ -49,7 +51,7 @@ TOMOGRAD_INLINE std::pair<StateDict, std::vector<Source>> read_sharded(const Sou
         std::any_of(path.begin(), path.end(), [](const auto& part) { return part == ".." || part == "."; }))
       index.refuse(shown + " leads out of the index's folder: \"" + file.substr(0, 200) + "\"", "shards lie beside their index");
     wanted.emplace(map->keys[i], file);
-    if (std::find(files.begin(), files.end(), file) == files.end()) {
+    if (known.insert(file).second) {
       if (files.size() == 10000) index.refuse("names more than 10000 shards");
       files.push_back(file);
     }
