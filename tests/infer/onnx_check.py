@@ -2,7 +2,7 @@
 # Copyright The tomograd authors
 #
 # The other side of onnx_test.cpp: ONNX Runtime runs what save_onnx wrote. onnx_check.py FOLDER: for each NAME.onnx there, NAME.x (float32,
-# the input as the file declares it, any batch) and NAME.y (the expected result); every element within 1e-4.
+# the input as the file declares it, any batch) and NAME.y (the expected result); every element within 1e-4, and 1e-4 of the largest.
 import sys
 from pathlib import Path
 
@@ -30,6 +30,6 @@ for path in sorted(Path(sys.argv[1]).glob("*.onnx")):
         got = session.run(None, {taken.name: x[:n]})[0].reshape(n, -1)
         worst = np.abs(got - y[:n]).max()
         print(f"{path.name}: batch {n}, largest difference {worst:.2e}, largest value {np.abs(y).max():.2f}")
-        assert worst <= 1e-4, path.name
+        assert worst <= 1e-4 * min(1, np.abs(y).max()), path.name
     checked += 1
 assert checked > 0

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
 # Copyright The tomograd authors
 #
-# PyTorch writes what onnx_test.cpp shall read: onnx_export.py FOLDER makes <opset>_<bn|folded>.onnx of a torchvision ResNet-18 with batch
-# norm kept and folded into the convolutions, input.x (4,3,64,64) and logits.y as PyTorch computes them, float32.
+# PyTorch writes what onnx_test.cpp shall read: onnx_export.py FOLDER makes bn.onnx and folded.onnx of a torchvision ResNet-18, with batch norm
+# kept (opset 11) and folded into the convolutions (opset 21, or the last that this PyTorch writes), input.x (4,3,64,64) and logits.y as
+# PyTorch computes them, float32.
+import inspect
 import sys
 import warnings
 from pathlib import Path
@@ -28,10 +30,17 @@ net.eval()
 x = torch.randn(4, 3, 64, 64)
 x.numpy().tofile(folder / "input.x")
 net(x).detach().numpy().tofile(folder / "logits.y")
-for opset, keep in ((11, True), (21, False)):
+for name, keep, opsets in (("bn", True, (11,)), ("folded", False, (21, 20, 17))):
     more = dict(training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False) if keep else {}
-    if "dynamo" in torch.onnx.export.__code__.co_varnames:
+    if "dynamo" in inspect.signature(torch.onnx.export).parameters:
         more["dynamo"] = False
     axes = {"input": {0: "n"}, "logits": {0: "n"}} if keep else None  # the other one is written for one picture
-    torch.onnx.export(net, (x[:1],), str(folder / f"{opset}_{'bn' if keep else 'folded'}.onnx"), opset_version=opset,
-                      input_names=["input"], output_names=["logits"], dynamic_axes=axes, **more)
+    for opset in opsets:
+        try:
+            torch.onnx.export(net, (x[:1],), str(folder / f"{name}.onnx"), opset_version=opset, input_names=["input"],
+                              output_names=["logits"], dynamic_axes=axes, **more)
+            print(f"PyTorch {torch.__version__}: {name}.onnx in opset {opset}")
+            break
+        except ValueError as e:  # an opset that this PyTorch does not know
+            if opset == opsets[-1]:
+                raise e

@@ -4,6 +4,7 @@
 # The other side of torch_test.cpp: PyTorch reads what tomograd wrote, and writes what tomograd shall read.
 #   torch_check.py read FOLDER    net.pth, half.pth, bf16.pth, types.pth, wide.pth as write_pytorch made them; logits.bin of net.pth
 #   torch_check.py write FOLDER   the same numbers in many forms, and plain.bin: the float32 elements in order
+import inspect
 import struct
 import sys
 from pathlib import Path
@@ -38,14 +39,16 @@ if sys.argv[1] == "read":
     worst = (ours - theirs).abs().max().item()
     assert worst < 1e-4 * theirs.abs().max().item(), f"logits differ by {worst}"
     print(f"logits differ by {worst:.3g}, largest {theirs.abs().max().item():.3g}")
-    mapped = load("net.pth", mmap=True)
-    assert all(torch.equal(mapped[k], state[k]) for k in state), "mmap"
+    if "mmap" in inspect.signature(torch.load).parameters:  # since PyTorch 2.1
+        mapped = load("net.pth", mmap=True)
+        assert all(torch.equal(mapped[k], state[k]) for k in state), "mmap"
     for name, dtype in (("half.pth", torch.float16), ("bf16.pth", torch.bfloat16)):
         small = load(name)
         for k, v in state.items():
             assert small[k].dtype == (dtype if v.is_floating_point() else v.dtype), k
             assert torch.equal(small[k], v.to(small[k].dtype)), f"{name}: {k} is rounded otherwise"
-    for name in ("types.pth", "wide.pth"):
+    # PyTorch 1 compares the placeholder of a ZIP64 offset with the archive's size: archives beyond 4 GB pass, this small one would not.
+    for name in ("types.pth", "wide.pth") if int(torch.__version__.split(".")[0]) >= 2 else ("types.pth",):
         t = load(name)
         assert t["f64"].dtype == torch.float64 and t["f64"].tolist() == [1 / 3, -2.0], t
         assert t["i64"].shape == () and t["i64"].item() == -(2**63)
