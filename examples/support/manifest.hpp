@@ -23,7 +23,7 @@ namespace manifest {
 namespace tg = tomograd;
 
 struct Published {
-  std::string name = {}, url = {}, file = {}, sha256 = {};  // sha256: its first 8 digits or more
+  std::string name = {}, url = {}, file = {}, sha256 = {};  // sha256: its first 8 digits or more; empty: not known
   std::uint64_t bytes = 0;                                  // 0: not known
   double mib = 0, top1 = 0;
   std::string of = {}, architecture = {}, licence = {};
@@ -44,11 +44,12 @@ inline std::vector<Published> read(const std::filesystem::path& path = {}) {
   try {
     const auto json = nlohmann::json::parse(path.empty() ? std::string(kBuiltIn) : tg::read_file(path, 16 << 20));
     for (const auto& [name, item] : json.at("weights").items()) {
-      Published p{.name = name, .url = item.at("url"), .file = {}, .sha256 = item.at("sha256")};
+      Published p{.name = name, .url = item.at("url"), .file = {}, .sha256 = item.value("sha256", "")};
       p.file = item.value("file", p.url.substr(p.url.rfind('/') + 1));
       if (p.file.empty() || p.file[0] == '.' || p.file.find_first_of("/\\") != std::string::npos)
         tg::fail(where + ": " + name + ": \"" + p.file + "\" is no file name");
-      if (p.sha256.size() < 8 || p.sha256.size() > 64 || p.sha256.find_first_not_of("0123456789abcdef") != std::string::npos)
+      if (item.contains("sha256") &&
+          (p.sha256.size() < 8 || p.sha256.size() > 64 || p.sha256.find_first_not_of("0123456789abcdef") != std::string::npos))
         tg::fail(where + ": " + name + ": \"" + p.sha256 + "\" is no beginning of a SHA-256", "at least 8 of its hexadecimal digits");
       if (p.url.find("://") == std::string::npos || p.url[0] == '-') tg::fail(where + ": " + name + ": \"" + p.url + "\" is no URL");
       p.bytes = item.value("bytes", std::uint64_t{0});
@@ -78,7 +79,7 @@ inline std::vector<Published> read(const std::filesystem::path& path = {}) {
 /// The published file with this digest, or null.
 inline const Published* find(const std::vector<Published>& all, const std::string& sha256) {
   for (const Published& p : all)
-    if (!sha256.empty() && sha256.starts_with(p.sha256)) return &p;
+    if (!p.sha256.empty() && sha256.starts_with(p.sha256)) return &p;
   return nullptr;
 }
 
@@ -88,6 +89,7 @@ inline const Published* find_file(const std::vector<Published>& all, const std::
   const auto bytes = std::filesystem::file_size(path, error);
   if (error) return nullptr;
   const auto fits = [&](const Published& p) {  // mib is rounded
+    if (p.sha256.empty()) return false;
     return p.bytes ? p.bytes == bytes : std::abs(static_cast<double>(bytes) / (1 << 20) - p.mib) < 0.1;
   };
   if (sha256.empty() && std::any_of(all.begin(), all.end(), fits)) sha256 = tg::sha256_file(path);

@@ -27,7 +27,7 @@ using tg::weights::StateDict;
 
 struct Options : cli::Shared {
   std::string in, to, root, dtype;
-  bool json = false, selftest = false;
+  bool json = false, selftest = false, inside = false;
 };
 
 /// Names come from files of strangers: no control characters into the terminal.
@@ -252,6 +252,7 @@ int convert(const Options& o) {
   const bool torch = ending == ".pth" || ending == ".pt", onnx = ending == ".onnx";
   if (!torch && !onnx && ending != ".safetensors")
     tg::fail("convert: " + o.to + ": the format is chosen by the ending", ".safetensors, .pth, .pt or .onnx");
+  if (o.inside && !onnx) tg::fail("convert: --preprocessing-inside is for .onnx, " + o.to + " holds weights alone");
   if (onnx && !o.dtype.empty() && o.dtype != "f32") tg::fail("convert: " + o.to + ": ONNX files are written in float32", "without --dtype");
   StateDict file = tg::weights::read_state_dict(std::filesystem::path(o.in), {.root = o.root, .digest = tg::weights::Digest::always});
   cli::Bar bar;
@@ -300,6 +301,12 @@ int convert(const Options& o) {
     const auto net = tg::model_of(file);
     tg::OnnxOptions options{.metadata = metadata};
     if (tg::image::has_preprocessing(metadata)) options.preprocessing = tg::image::preprocessing_from_metadata(metadata);
+    if (o.inside && !options.preprocessing) {
+      std::string assumed;
+      options.preprocessing = tg::preprocessing_of(file, net->name(), &assumed);
+      bar.say("  " + assumed);
+    }
+    options.inside = o.inside;
     tg::save_onnx(*net, out, options);
   } else if (torch)
     tg::weights::write_pytorch(out, file.entries, metadata, store);
@@ -359,9 +366,10 @@ Command add_weights(CLI::App& app) {
 
   sub = app.add_subcommand("convert", "Write weights in another container or precision");
   sub->add_option("in", o->in, "Weight file to read")->required();
-  sub->add_option("out", o->to, "File to write: .safetensors, .pth or .pt")->required();
+  sub->add_option("out", o->to, "File to write: .safetensors, .pth, .pt or .onnx")->required();
   sub->add_option("--dtype", o->dtype, "Store floats so, rounded to nearest (default: as they were read)")
       ->check(CLI::IsMember({"f32", "f16", "bf16"}));
+  sub->add_flag("--preprocessing-inside", o->inside, "An .onnx takes pixels from 0 to 255 and normalises them itself");
   sub->add_flag("--selftest", o->selftest, "Add two small inputs and the digest of their logits, for 'tomograd selftest'");
   sub->add_option("--root", o->root, "Which entry of a checkpoint to read, for instance model_ema");
   cli::add_threads(*sub, *o);

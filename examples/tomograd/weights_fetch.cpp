@@ -2,7 +2,10 @@
 // Copyright The tomograd authors
 //
 // tomograd weights fetch: a published file by name into ${XDG_CACHE_HOME:-~/.cache}/tomograd, by the program curl. It is loaded under
-// another name, resumed where an earlier try stopped, and renamed only once its SHA-256 agrees with the manifest.
+// another name, resumed where an earlier try stopped, and renamed only once its SHA-256 agrees with the manifest. Where nobody has
+// published a digest it says so, and a file is taken only if it reads as the network that the manifest names.
+#include <tomograd/infer.hpp>
+
 #include <fcntl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -51,12 +54,23 @@ int run_program(const std::vector<std::string>& arguments) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
-/// Whether the file is the published one; says nothing of one that is not there.
+/// Whether the file is the published one, as far as that can be told; says nothing of one that is not there.
 bool is_published(const fs::path& path, const manifest::Published& p) {
   std::error_code error;
   const auto size = fs::file_size(path, error);
   if (error || (p.bytes && size != p.bytes)) return false;
-  return tg::sha256_file(path).starts_with(p.sha256);
+  if (!p.sha256.empty()) return tg::sha256_file(path).starts_with(p.sha256);
+  try {
+    const tg::Architecture a = tg::guess_architecture(tg::weights::read_state_dict(path));
+    return a.name == p.architecture && a.classes == p.classes;
+  } catch (const tg::Error&) {
+    return false;
+  }
+}
+/// What is_published() went by.
+std::string checked(const manifest::Published& p) {
+  if (!p.sha256.empty()) return "SHA-256 " + p.sha256.substr(0, 8) + "… as published";
+  return "cannot be checked, no digest of it is known; it reads as " + p.architecture + " with " + std::to_string(p.classes) + " classes";
 }
 
 int fetch(const Options& o) {
@@ -64,7 +78,8 @@ int fetch(const Options& o) {
   if (o.list || o.name.empty()) {
     if (!o.list) tg::fail("fetch: which weights?", "a name from 'tomograd weights fetch --list'");
     for (const auto& p : all)
-      std::printf("%-30s %7.1f MiB  top-1 %6.3f %% on %-24s %s\n", p.name.c_str(), p.mib, p.top1, p.of.c_str(), p.licence.c_str());
+      std::printf("%-30s %7.1f MiB  top-1 %6.3f %% on %-24s %s%s\n", p.name.c_str(), p.mib, p.top1, p.of.c_str(), p.licence.c_str(),
+                  p.sha256.empty() ? "; no digest known" : "");
     return 0;
   }
   const auto it = std::find_if(all.begin(), all.end(), [&](const auto& p) { return p.name == o.name; });
@@ -80,12 +95,13 @@ int fetch(const Options& o) {
   std::error_code error;
   if (is_published(path, p)) {
     std::printf("%s\n", path.string().c_str());
-    std::fprintf(stderr, "already there, SHA-256 %s… as published\n", p.sha256.substr(0, 8).c_str());
+    std::fprintf(stderr, "already there, %s\n", checked(p).c_str());
     return 0;
   }
   fs::create_directories(folder, error);
   if (error) tg::fail("fetch: cannot make " + folder.string() + " (" + error.message() + ")", "--to FOLDER");
 
+  if (p.sha256.empty()) fs::remove(part, error);  // whether pieces fit together could not be told
   cli::Bar bar;
   const bool terminal = isatty(STDERR_FILENO) != 0;
   for (bool resumed = fs::exists(part, error) && fs::file_size(part, error) > 0;; resumed = false) {
@@ -132,14 +148,16 @@ int fetch(const Options& o) {
       bar.say("the pieces do not fit together, loading it whole");
       continue;
     }
-    tg::fail("fetch: what came from " + p.url + " is not the published file: " + std::to_string(size) + " bytes, SHA-256 " +
-                 digest.substr(0, 12) + "…, expected " + (p.bytes ? std::to_string(p.bytes) + " bytes, " : "") + p.sha256.substr(0, 12) +
-                 "…; it was removed",
-             "try again, or " + by_hand);
+    tg::fail(
+        "fetch: what came from " + p.url + " is not the published file: " + std::to_string(size) + " bytes, SHA-256 " +
+            digest.substr(0, 12) + "…, expected " + (p.bytes ? std::to_string(p.bytes) + " bytes, " : "") +
+            (p.sha256.empty() ? "a " + p.architecture + " with " + std::to_string(p.classes) + " classes" : p.sha256.substr(0, 12) + "…") +
+            "; it was removed",
+        "try again, or " + by_hand);
   }
   fs::rename(part, path, error);
   if (error) tg::fail("fetch: cannot rename " + part.string() + " to " + path.string() + " (" + error.message() + ")");
-  bar.say(p.name + ": SHA-256 " + p.sha256.substr(0, 8) + "… as published; " + p.describe());
+  bar.say(p.name + ": " + checked(p) + "; " + p.describe());
   std::printf("%s\n", path.string().c_str());
   return 0;
 }

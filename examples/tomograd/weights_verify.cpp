@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Copyright The tomograd authors
 //
-// tomograd weights verify: is this import right? Activations per stage (mean, deviation, range, NaN: a wrong layout, order or batch norm
-// shows at once), top-1 with its Wilson interval where labels are known, and how far the logits are from expected ones.
+// tomograd weights verify: is this import right? Activations per stage of a net (mean, deviation, range, NaN: a wrong layout, order or
+// batch norm shows at once), top-1 with its Wilson interval where labels are known, and how far the logits are from expected ones.
 #include <tomograd/data/csv.hpp>
 #include <tomograd/image.hpp>
 #include <tomograd/infer.hpp>
@@ -112,28 +112,75 @@ Distance distance(const tg::Tensor& got, const tg::Tensor& want) {
   return d;
 }
 
+/// What is verified: a trainable net with the file's weights, or the graph that the file is.
+struct Subject {
+  std::unique_ptr<tg::nn::Module> net;
+  std::int64_t classes = 0;
+  tg::Preprocessing preprocessing = {};
+  std::string network = {}, container = {};
+  std::vector<std::string> names = {}, notes = {};
+};
+
+/// A graph that fits no trainable net: as predict runs it.
+Subject graph_of(const Options& o, const tg::weights::Source& source) {
+  Subject s;
+  const tg::Classifier model = tg::load_classifier(source);
+  auto graph = tg::load_graph(source);
+  if (graph->last_op() == "Softmax") graph = tg::load_graph(source, {.output = graph->before_last()});
+  s.net = std::move(graph);
+  s.classes = static_cast<std::int64_t>(model.classes().size());
+  s.preprocessing = model.preprocessing();
+  s.network = model.architecture();
+  s.container = tg::weights::read_graph(source).container;
+  if (o.classes.empty()) s.names = model.classes();
+  s.notes = model.notes();
+  return s;
+}
+
+Subject subject_of(const Options& o) {
+  const auto source = tg::weights::Source::file(o.weights);
+  tg::weights::StateDict file;
+  try {
+    file = tg::weights::read_state_dict(source);
+  } catch (const tg::Error& no_resnet) {
+    if (!o.arch.empty() || tg::weights::graph_format(source) == tg::weights::GraphFormat::none) throw;
+    Subject s = graph_of(o, source);
+    s.notes.push_back(no_resnet.what());
+    return s;
+  }
+  auto net = tg::model_of(file, o.arch);
+  Subject s;
+  s.classes = net->options().classes;
+  s.network = net->name();
+  s.container = file.container;
+  s.names = tg::weights::record_from_metadata(file.metadata).classes;
+  s.notes = file.notes;
+  std::string assumed;
+  s.preprocessing = tg::preprocessing_of(file, net->name(), &assumed);
+  if (const auto published = manifest::read(); !assumed.empty()) {
+    if (const auto* known = manifest::find_file(published, o.weights, file.sha256)) {
+      s.preprocessing = known->preprocessing;
+      assumed = "preprocessing of " + known->name + " in the manifest: " + tg::image::describe(s.preprocessing);
+    }
+    s.notes.push_back(assumed);
+  }
+  s.net = std::move(net);
+  return s;
+}
+
 int verify(const Options& o) {
   cli::apply(o);
   if (o.images.empty() == o.tensor.empty()) tg::fail("verify: either --images DIR, or --tensor FILE.npy");
-  tg::weights::StateDict file = tg::weights::read_state_dict(fs::path(o.weights));
-  const auto net = tg::model_of(file, o.arch);
-  const std::int64_t classes = net->options().classes;
-  std::string assumed;
-  tg::Preprocessing preprocessing = tg::preprocessing_of(file, net->name(), &assumed);
-  const auto published = manifest::read();
-  if (const auto* known = manifest::find_file(published, o.weights, file.sha256); known && !assumed.empty()) {
-    preprocessing = known->preprocessing;
-    assumed = "preprocessing of " + known->name + " in the manifest: " + tg::image::describe(preprocessing);
-  }
-  std::vector<std::string> names =
-      o.classes.empty() ? tg::weights::record_from_metadata(file.metadata).classes : cli::read_lines(o.classes);
+  Subject subject = subject_of(o);
+  const tg::Preprocessing& preprocessing = subject.preprocessing;
+  const auto& net = subject.net;
+  const std::int64_t classes = subject.classes;
+  const std::vector<std::string> names = o.classes.empty() ? subject.names : cli::read_lines(o.classes);
   if (!names.empty() && static_cast<std::int64_t>(names.size()) != classes)
     tg::fail("verify: " + std::to_string(names.size()) + " class names for " + std::to_string(classes) + " outputs", "one line per class");
-  std::printf("%s (%s): %s, %lld classes\n", o.weights.c_str(), file.container.c_str(), net->name().c_str(),
+  std::printf("%s (%s): %s, %lld classes\n", o.weights.c_str(), subject.container.c_str(), subject.network.c_str(),
               static_cast<long long>(classes));
-  for (const std::string& note : file.notes) std::printf("  %s\n", note.c_str());
-  if (!assumed.empty()) std::printf("  %s\n", assumed.c_str());
-  file.entries.clear();
+  for (const std::string& note : subject.notes) std::printf("  %s\n", note.c_str());
 
   std::vector<Picture> pictures;
   tg::Tensor input;
@@ -156,9 +203,11 @@ int verify(const Options& o) {
 
   std::vector<Activations> stages;
   bool listening = false;  // compile() runs the hooks too, on numbers that were never computed
-  for (tg::nn::Module* child : net->children()) {
-    stages.push_back({.where = child->path()});
-    child->on_forward([&, i = stages.size() - 1](tg::nn::Module&, const tg::Tensor&, const tg::Tensor& y) {
+  std::vector<tg::nn::Module*> parts{net->children().begin(), net->children().end()};
+  if (parts.empty()) parts.push_back(net.get());  // a graph has none
+  for (tg::nn::Module* part : parts) {
+    stages.push_back({.where = part->path().empty() ? "the graph" : part->path()});
+    part->on_forward([&, i = stages.size() - 1](tg::nn::Module&, const tg::Tensor&, const tg::Tensor& y) {
       if (listening) stages[i].add(y);
     });
   }

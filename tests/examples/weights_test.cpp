@@ -142,6 +142,21 @@ TEST_F(Weights, ConvertsToOnnxAndBack) {
   EXPECT_EQ(inspect("net.onnx").at("container"), "onnx");
   EXPECT_EQ(inspect("net.onnx").at("metadata").at("classes"), R"(["a","b","c","d"])");
   ASSERT_EQ(run("weights convert net.onnx back.safetensors").code, 0);
+  // With the arithmetic of the preprocessing inside it takes pixels, says so, and holds the same weights.
+  o = run("weights convert net.safetensors inside.onnx --preprocessing-inside");
+  ASSERT_EQ(o.code, 0) << o;
+  EXPECT_TRUE(o.says("preprocessing assumed")) << o;
+  EXPECT_TRUE(o.says("parity: weights equal bit for bit")) << o;
+  EXPECT_GT(fs::file_size(folder / "inside.onnx"), fs::file_size(folder / "net.onnx"));
+  tg::Image picture(32, 32, 3, tg::PixelType::u8, tg::Unit::picture8);
+  for (std::int64_t k = 0; k < 32 * 32 * 3; ++k) picture.data<std::uint8_t>()[k] = static_cast<std::uint8_t>(k * 37 % 251);
+  tg::image::write_png(folder / "picture.png", picture.view());
+  EXPECT_EQ(run("predict --weights net.onnx picture.png --logits outside.npy").code, 0);
+  o = run("predict --weights inside.onnx picture.png");
+  EXPECT_EQ(o.code, 0) << o;
+  o = run("weights verify inside.onnx --images . --expect outside.npy --tolerance 1e-4");
+  EXPECT_EQ(o.code, 0) << o;
+  EXPECT_TRUE(run("weights convert net.safetensors x.pth --preprocessing-inside").says("is for .onnx"));
   auto before = digests("net.safetensors");
   std::erase_if(before, [](const auto& t) { return t.first.ends_with("num_batches_tracked"); });  // ONNX has no place for these counters
   EXPECT_EQ(before, digests("back.safetensors"));
@@ -176,6 +191,12 @@ TEST_F(Weights, ConvertLeavesNothingHalfWritten) {
   if (fs::exists("/dev/full")) {
     fs::create_symlink("/dev/full", folder / "old.pth.tmp");
     refuse("net.safetensors old.pth", "is the disk full?");
+    fs::create_symlink("/dev/full", folder / "old.onnx.tmp");
+    tg::write_file(folder / "old.onnx.txt", "old");
+    fs::rename(folder / "old.onnx.txt", folder / "old.onnx");
+    refuse("net.safetensors old.onnx", "old.onnx: cannot be written");
+    EXPECT_EQ(tg::read_file(folder / "old.onnx"), "old");
+    EXPECT_FALSE(fs::is_symlink(folder / "old.onnx.tmp"));
   }
   tg::weights::StateDict big = tg::state_dict(*net);
   big.entries.back().tensor.data<float>()[0] = 1e6f;
@@ -187,7 +208,7 @@ TEST_F(Weights, SelfTest) {
   Outcome o = run("selftest net.safetensors");
   EXPECT_EQ(o.code, 1);
   EXPECT_TRUE(o.says("carries no self-test"));
-  for (const char* to : {"q.safetensors", "q.pth", "q16.safetensors --dtype bf16"}) {
+  for (const char* to : {"q.safetensors", "q.pth", "q.onnx", "q16.safetensors --dtype bf16"}) {
     o = run(std::string("weights convert net.safetensors --selftest ") + to);
     ASSERT_EQ(o.code, 0) << o;
     const std::string name = std::string(to).substr(0, std::string(to).find(' '));
@@ -307,6 +328,26 @@ TEST_F(Weights, Fetch) {
   tg::write_file(folder / "blocked", "a file");
   EXPECT_TRUE(run(fetch + " --to blocked/x").says("cannot make blocked/x"));
 
+  // Nobody has published a digest: a file is taken if it reads as the network, and nothing is resumed.
+  const auto without_digest = [&](const char* architecture) {
+    tg::write_file(folder / "m.json", json{{"weights", {{"tiny", {{"url", url}, {"architecture", architecture}, {"classes", 4}}}}}}.dump());
+  };
+  without_digest("resnet20");
+  tg::write_file(part, std::string(1000, 'x'));
+  o = run(fetch, cache);
+  EXPECT_EQ(o.code, 0) << o;
+  EXPECT_TRUE(o.says("no digest of it is known; it reads as resnet20 with 4 classes")) << o;
+  EXPECT_TRUE(run(fetch, cache).says("already there, cannot be checked")) << o;
+  EXPECT_TRUE(run("weights fetch --list --manifest m.json").says("no digest known"));
+  EXPECT_TRUE(run("weights inspect --json net.safetensors").says("\"published_as\": null"));  // an absent digest is nobody's
+  fs::remove(got);
+  without_digest("resnet32");
+  o = run(fetch, cache);
+  EXPECT_EQ(o.code, 1) << o;
+  EXPECT_TRUE(o.says("expected a resnet32 with 4 classes; it was removed")) << o;
+  EXPECT_FALSE(fs::exists(got));
+  EXPECT_FALSE(fs::exists(part));
+
   EXPECT_TRUE(run("weights fetch big --manifest m.json", cache).says("\"big\" is not in the manifest (hint: tiny)"));
   manifest("abc", url);
   EXPECT_TRUE(run(fetch, cache).says("is no beginning of a SHA-256"));
@@ -315,6 +356,27 @@ TEST_F(Weights, Fetch) {
   o = run("weights fetch --list");
   EXPECT_EQ(o.code, 0);
   for (const char* name : {"resnet18.tv_v1", "resnet50.tv_v2", "resnet152.tv_v2", "resnet20.cifar10"}) EXPECT_TRUE(o.says(name)) << o;
+}
+
+// What the manifest lists can be loaded, and its digests are those of the publishers' file names.
+TEST(Manifest, NamesFilesThatCanBeLoaded) {
+  const json all = json::parse(tg::read_file(tomograd_test::source_dir() / "weights/manifest.json")).at("weights");
+  EXPECT_GE(all.size(), 40u);
+  for (const auto& [name, w] : all.items()) {
+    const std::string architecture = w.at("architecture"), url = w.at("url");
+    EXPECT_TRUE(tg::is_model(architecture)) << name;
+    EXPECT_TRUE(name.starts_with(architecture + ".")) << name;
+    EXPECT_EQ(w.at("classes"), tg::is_cifar_model(architecture) ? 10 : 1000) << name;
+    EXPECT_GT(w.at("top1").get<double>(), tg::is_cifar_model(architecture) ? 91 : 68) << name;
+    EXPECT_FALSE(w.at("licence").get<std::string>().empty()) << name;
+    if (w.contains("sha256")) {
+      EXPECT_NE(url.find("-" + w.at("sha256").get<std::string>().substr(0, 8) + "."), std::string::npos) << name;
+    }
+    const json& how = w.at("preprocessing");
+    if (how.contains("resize")) {
+      EXPECT_GE(how.at("resize"), how.at("crop")) << name;
+    }
+  }
 }
 
 // What is known by digest brings its preprocessing along.
@@ -368,6 +430,13 @@ TEST_F(Weights, GraphsThatAreNoResNets) {
   for (const char* words : {"1 Conv", "it can be run", "none of the ResNets"}) EXPECT_NE(notes.find(words), std::string::npos) << notes;
   tg::write_file(folder / "x.npy", npy_of({1, 3, 32, 32}));
   EXPECT_EQ(run("predict --weights small.onnx --tensor x.npy").code, 0);
+  Outcome verified = run("weights verify small.onnx --tensor x.npy --logits y.npy");
+  EXPECT_EQ(verified.code, 0) << verified;
+  EXPECT_TRUE(verified.says("the graph")) << verified;
+  EXPECT_TRUE(verified.says("none of the ResNets")) << verified;
+  verified = run("weights verify small.onnx --tensor x.npy --expect y.npy --tolerance 1e-9");
+  EXPECT_EQ(verified.code, 0) << verified;
+  EXPECT_TRUE(verified.says("logits differ by at most 0 ")) << verified;
   const Outcome timed = run("bench --weights small.onnx --seconds 0.1 --json");
   ASSERT_EQ(timed.code, 0) << timed;
   EXPECT_EQ(json::parse(timed.out).at("size"), 32);
