@@ -30,7 +30,7 @@ net.eval()
 x = torch.randn(4, 3, 64, 64)
 x.numpy().tofile(folder / "input.x")
 net(x).detach().numpy().tofile(folder / "logits.y")
-for name, keep, opsets in (("bn", True, (11,)), ("folded", False, (21, 20, 17))):
+for name, keep, opsets in (("bn", True, (11,)), ("folded", False, (21, 20, 17, 13))):
     more = dict(training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False) if keep else {}
     if "dynamo" in inspect.signature(torch.onnx.export).parameters:
         more["dynamo"] = False

@@ -15,6 +15,9 @@ try:
 except ImportError as e:
     print(e)
     sys.exit(77)
+if "weights_only" not in inspect.signature(torch.load).parameters:
+    print(f"PyTorch {torch.__version__} has no weights_only, 1.13 is needed")
+    sys.exit(77)
 
 folder = Path(sys.argv[2])
 
