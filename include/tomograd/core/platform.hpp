@@ -5,6 +5,7 @@
 // large pages, a pause for short spins, instructions for SHA-256. POSIX and x86 names stay in this file.
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -78,6 +79,8 @@ inline void spin_pause() noexcept {
 [[gnu::target("sha,sse4.1")]] inline void sha256_x86(std::uint32_t* state, const std::uint32_t* round, const std::uint8_t* p,
                                                      std::size_t blocks) noexcept {
   typedef int V [[gnu::vector_size(16)]];
+  typedef std::uint32_t Unsigned [[gnu::vector_size(16)]];
+  const auto add = [](V a, V b) { return std::bit_cast<V>(std::bit_cast<Unsigned>(a) + std::bit_cast<Unsigned>(b)); };  // sums wrap
   const auto lane = [](std::uint32_t v) { return static_cast<int>(v); };
   V abef{lane(state[5]), lane(state[4]), lane(state[1]), lane(state[0])},
       cdgh{lane(state[7]), lane(state[6]), lane(state[3]), lane(state[2])};
@@ -92,15 +95,15 @@ inline void spin_pause() noexcept {
     for (int i = 0; i < 16; ++i) {  // four rounds each, and the next four words
       V sum;
       std::memcpy(&sum, round + 4 * i, sizeof sum);
-      sum += w[0];
+      sum = add(sum, w[0]);
       cdgh = __builtin_ia32_sha256rnds2(cdgh, abef, sum);
       abef = __builtin_ia32_sha256rnds2(abef, cdgh, __builtin_shufflevector(sum, sum, 2, 3, 0, 0));
       const V next =
-          __builtin_ia32_sha256msg2(__builtin_ia32_sha256msg1(w[0], w[1]) + __builtin_shufflevector(w[2], w[3], 1, 2, 3, 4), w[3]);
+          __builtin_ia32_sha256msg2(add(__builtin_ia32_sha256msg1(w[0], w[1]), __builtin_shufflevector(w[2], w[3], 1, 2, 3, 4)), w[3]);
       w[0] = w[1], w[1] = w[2], w[2] = w[3], w[3] = next;
     }
-    abef += abef_before;
-    cdgh += cdgh_before;
+    abef = add(abef, abef_before);
+    cdgh = add(cdgh, cdgh_before);
   }
   const int out[] = {abef[3], abef[2], cdgh[3], cdgh[2], abef[1], abef[0], cdgh[1], cdgh[0]};
   std::memcpy(state, out, sizeof out);
