@@ -17,3 +17,4 @@ Command add_weights_verify(CLI::App& app);
 Command add_weights_fetch(CLI::App& app);
 Command add_selftest(CLI::App& app);
 Command add_bench(CLI::App& app);
+Command add_replay(CLI::App& app);

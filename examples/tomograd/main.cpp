@@ -26,6 +26,7 @@ int main(int argc, char** argv) {
   add("phantoms", "Make synthetic head-CT slices with and without haemorrhage", add_phantoms);
   add("weights", "Inspect, convert, verify and fetch weight files", add_weights);
   add("bench", "Time a network on this machine, step by step if wanted", add_bench);
+  add("replay", "Put one layer with its numbers into a file; compute it again on another device", add_replay);
   add("selftest", "Say whether this machine computes the bits that a weight file promises", add_selftest);
   commands[app.add_subcommand("version", "Print version, compiler and instruction set")] = [] {
     std::printf("tomograd %s\ncompiler %s\ninstruction set %s\nthreads %d\nJPEGs by %s\n", TOMOGRAD_VERSION, __VERSION__,

@@ -32,6 +32,7 @@
 
 #include "../core/file.hpp"
 #include "../nn/module.hpp"
+#include "layer.hpp"
 
 namespace tomograd::inline TOMOGRAD_ABI {
 
@@ -41,6 +42,7 @@ struct PlanOptions {
   // See ConvAlgorithms. The choice is made once, for the largest batch: whatever batch runs, a picture gets the same bits from one plan.
   bool winograd = conv_algorithms().winograd;
   bool batch_invariant = conv_algorithms().batch_invariant;  // on: from plans for other batches, too
+  bool keep_filters = false;                                 // beside the packed ones, for Session::capture
 };
 
 namespace detail {
@@ -53,35 +55,12 @@ struct PlanValue {
   int alias_of = -1;         // reshape: the same memory
 };
 
-struct ConvStep {
-  tg_conv_desc desc{};
-  std::shared_ptr<Storage> packed;
-  Tensor bias;
-};
-struct PoolStep {
-  tg_pool_desc desc{};
-  bool max = false;
-};
-struct CopyStep {
-  struct Move {
-    tg_copy_desc desc{};
-    int source = -1;
-    std::int64_t from = 0, to = 0;  // bytes
-  };
-  std::vector<Move> moves;
-  bool filled = false;
-  double value = 0;
-};
-struct ScaleShiftStep {
-  tg_batch_norm_desc desc{};
-  Tensor scale, shift;
-};
-
 struct PlanStep {
   std::string name;         // "conv2d+relu"
   std::vector<int> inputs;  // values; convolutions: {x, residual}
   int output = -1;
-  std::variant<ConvStep, PoolStep, CopyStep, ScaleShiftStep, tg_unary_desc, tg_binary_desc, tg_reduce_desc, tg_softmax_desc> work;
+  StepWork work;
+  std::string label;  // where in the model: "layer1.0.conv1", from its parameter's key; else empty
 };
 
 struct PlanBody {
@@ -137,6 +116,8 @@ class PlanBuilder {
 
   void build(nn::Module& model, const Shape& input) {
     NoRecord quiet;
+    for (const nn::Named& n : model.state())
+      if (n.parameter && n.tensor && *n.tensor) keys_[n.tensor->id()] = n.name;
     std::vector<OpCall> calls;
     Tensor x = empty(input, DType::f32, plan_.device), y;
     {
@@ -200,7 +181,7 @@ class PlanBuilder {
                  " and mixes the batch",
              "keepdim keeps the axes");
     }
-    plan_.steps.push_back({std::move(name), std::move(inputs), new_value(out), std::move(work)});
+    plan_.steps.push_back({std::move(name), std::move(inputs), new_value(out), std::move(work), {}});
     producer_[plan_.steps.back().output] = plan_.steps.size() - 1;
   }
 
@@ -262,6 +243,11 @@ class PlanBuilder {
     if (bias) conv.bias = bias.clone();
     filters_[static_cast<std::ptrdiff_t>(plan_.steps.size())] = {w.detach(), {}};
     step(call.op, {value_of(x), -1}, call.outputs[0], std::move(conv));
+    plan_.steps.back().label = label_of(w);
+  }
+  std::string label_of(const Tensor& parameter) const {
+    const auto it = parameter ? keys_.find(parameter.id()) : keys_.end();
+    return it == keys_.end() ? std::string() : it->second.substr(0, it->second.rfind('.'));
   }
 
   void add_batch_norm(const OpCall& call) {
@@ -287,6 +273,7 @@ class PlanBuilder {
       return redirect(*at, out);
     }
     step("batch_norm", {value_of(x), value_of(residual)}, out, ScaleShiftStep{desc, scale, shift});
+    plan_.steps.back().label = label_of(call.inputs[1]);
   }
   static Tensor add_tensors(const Tensor& a, const Tensor& b) { return tomograd::add(a, b); }
 
@@ -459,6 +446,7 @@ class PlanBuilder {
     conv.desc.algorithm = choose_algorithm(k, conv.desc, kTgConvForward, {options_.winograd, options_.batch_invariant});
     conv.packed = std::make_shared<Storage>(k.conv2d_packed_bytes(&conv.desc), plan_.device);
     launch("compile", w, k.conv2d_pack, conv.desc, w.raw(), conv.packed->data());
+    if (options_.keep_filters) conv.filter = w.clone();
   }
 
   PlanBody& plan_;
@@ -470,7 +458,8 @@ class PlanBuilder {
     Tensor weights;
     std::vector<Tensor> scales;  // of batch norms
   };
-  std::map<std::ptrdiff_t, Filter> filters_;  // of steps, until they are packed
+  std::map<std::ptrdiff_t, Filter> filters_;   // of steps, until they are packed
+  std::map<std::uint64_t, std::string> keys_;  // of parameters
 };
 
 }  // namespace detail
@@ -481,8 +470,9 @@ struct StepInfo {
   std::string algorithm;  // of convolutions
   std::vector<Shape> inputs;
   Shape output;
-  std::int64_t flops;  // of the direct sum, two per multiply-add; 0 where arithmetic is not what costs
-  std::int64_t bytes;  // read and written at least once
+  std::int64_t flops;      // of the direct sum, two per multiply-add; 0 where arithmetic is not what costs
+  std::int64_t bytes;      // read and written at least once
+  std::string label = {};  // where in the model: "layer1.0.conv1", where a parameter's key tells
 };
 
 class Plan {
@@ -491,6 +481,7 @@ class Plan {
   const Shape& input() const noexcept { return body_->input; }
   const Shape& output() const noexcept { return body_->output; }
   std::int64_t max_batch() const { return body_->input[0]; }
+  const Device& device() const noexcept { return body_->device; }
   /// Bytes of a session's arena, and of the packed filters.
   std::int64_t arena_bytes() const noexcept { return body_->arena_bytes; }
   std::int64_t constant_bytes() const noexcept { return body_->constant_bytes; }
@@ -511,6 +502,7 @@ class Plan {
         info.flops = 2 * d.n * d.p * d.q * d.k * d.r * d.s * (d.c / d.groups);
         info.bytes += c->packed->bytes();
       }
+      info.label = s.label;
       all.push_back(std::move(info));
     }
     return all;
@@ -611,6 +603,38 @@ class Session {
     return y;
   }
 
+  /// A step of Plan::steps() with all that it reads, and what it makes of it, while x, the plan's whole batch (N,H,W,C), runs: for replay.
+  /// The plan must have been compiled with keep_filters.
+  std::pair<detail::Layer, Tensor> capture(const Tensor& x, std::size_t step) {
+    const detail::PlanBody& p = *plan_.body_;
+    if (step >= p.steps.size())
+      fail("session: step " + std::to_string(step) + " was asked for, the plan has " + std::to_string(p.steps.size()));
+    if (!(x.shape() == p.input)) fail("session: capture takes the plan's whole batch " + p.input.str() + ", not " + x.shape().str());
+    const detail::PlanStep& s = p.steps[step];
+    detail::Layer layer{s.name, s.label, s.work, {}, p.values[static_cast<std::size_t>(s.output)].shape};
+    if (auto* conv = std::get_if<detail::ConvStep>(&layer.work)) {
+      if (!conv->filter) fail("session: this plan kept no filters to capture", "PlanOptions{.keep_filters = true}");
+      conv->packed.reset();
+      conv->filter = conv->filter.to(cpu());
+      if (conv->bias) conv->bias = conv->bias.to(cpu());
+    }
+    if (auto* norm = std::get_if<detail::ScaleShiftStep>(&layer.work))
+      norm->scale = norm->scale.to(cpu()), norm->shift = norm->shift.to(cpu());
+    Tensor output;
+    watch_ = [&](std::size_t i, bool done) {
+      if (i != step) return;
+      if (done) output = host_copy(s.output);
+      if (!done)
+        for (const int v : s.inputs) layer.inputs.push_back(v < 0 ? Tensor() : host_copy(v));
+    };
+    struct End {
+      Session& session;
+      ~End() { session.watch_ = {}; }
+    } const end{*this};
+    (void)run(x);
+    return {std::move(layer), std::move(output)};
+  }
+
  private:
   [[noreturn]] void failed(const std::string& what) const {
     fail("session: " + what + " failed on " + plan_.body_->device.name() + ": " + plan_.body_->device.last_error());
@@ -645,7 +669,12 @@ class Session {
     for (std::size_t i = 0; i < p.steps.size(); ++i) {
       if (stop.stop_requested()) TOMOGRAD_THROW(Cancelled("session"));
       const auto begin = trace_ ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point();
-      const tg_status status = run_step(p, p.steps[i], n, ctx);
+      const detail::PlanStep& s = p.steps[i];
+      if (watch_) watch_(i, false);
+      const auto in = [&](int k) { return at(s.inputs[static_cast<std::size_t>(k)]); };
+      const tg_status status = detail::run_step(p.device.kernels(), s.work, in, at(s.output),
+                                                p.values[static_cast<std::size_t>(s.output)].shape.count(), n, p.input[0], ctx);
+      if (watch_ && status == kTgOk) watch_(i, true);
       if (status == kTgUnsupported) fail("session: " + p.device.name() + " has no kernel for " + p.steps[i].name);
       if (status != kTgOk) failed(p.steps[i].name + " " + p.values[static_cast<std::size_t>(p.steps[i].output)].shape.str());
       if (trace_) trace_(i, begin, std::chrono::steady_clock::now());
@@ -655,78 +684,16 @@ class Session {
   void reserve_workspace(int workers) {
     const detail::PlanBody& p = *plan_.body_;
     std::int64_t bytes = 0;
-    if (p.device.kernels().workspace)
-      for (const detail::PlanStep& s : p.steps) {
-        if (const auto* c = std::get_if<detail::ConvStep>(&s.work))
-          bytes = std::max(bytes, p.device.kernels().workspace(kTgOpConv2d, &c->desc, workers));
-        if (const auto* r = std::get_if<tg_reduce_desc>(&s.work))
-          bytes = std::max(bytes, p.device.kernels().workspace(kTgOpReduce, r, workers));
-      }
+    for (const detail::PlanStep& s : p.steps) bytes = std::max(bytes, detail::step_workspace(p.device.kernels(), s.work, workers));
     if (bytes > 0 && (!workspace_ || workspace_->bytes() < bytes)) workspace_ = std::make_unique<detail::Storage>(bytes, p.device);
     workers_ = workers;
   }
 
   void* at(int v) const { return v < 0 ? nullptr : pointers_[static_cast<std::size_t>(v)]; }
 
-  tg_status run_step(const detail::PlanBody& p, const detail::PlanStep& s, std::int64_t n, const tg_ctx& ctx) {
-    using namespace detail;
-    const tg_kernels& k = p.device.kernels();
-    const std::int64_t full = p.input[0];
-    void* const y = at(s.output);
-    if (const auto* c = std::get_if<ConvStep>(&s.work)) {
-      tg_conv_desc d = c->desc;
-      d.n = d.n / full * n;
-      tg_conv_args a{};
-      a.x = at(s.inputs[0]);
-      a.packed = c->packed->data();
-      a.bias = raw_or_null(c->bias);
-      a.residual = at(s.inputs[1]);
-      a.y = y;
-      return k.conv2d(&d, &a, &ctx);
-    }
-    if (const auto* q = std::get_if<PoolStep>(&s.work)) {
-      tg_pool_desc d = q->desc;
-      d.n = n;
-      return q->max ? k.max_pool(&d, at(s.inputs[0]), y, nullptr, &ctx) : k.avg_pool(&d, at(s.inputs[0]), y, &ctx);
-    }
-    if (const auto* q = std::get_if<ScaleShiftStep>(&s.work)) {
-      tg_batch_norm_desc d = q->desc;
-      d.rows = d.rows / full * n;
-      return k.scale_shift(&d, at(s.inputs[0]), q->scale.raw(), q->shift.raw(), at(s.inputs[1]), y, &ctx);
-    }
-    if (const auto* q = std::get_if<tg_unary_desc>(&s.work)) {
-      tg_unary_desc d = *q;
-      d.count = d.count / full * n;
-      return k.unary(&d, at(s.inputs[0]), y, &ctx);
-    }
-    if (const auto* q = std::get_if<tg_binary_desc>(&s.work)) {
-      tg_binary_desc d = *q;
-      d.size[0] = n;
-      return k.binary(&d, at(s.inputs[0]), at(s.inputs[1]), y, &ctx);
-    }
-    if (const auto* q = std::get_if<tg_reduce_desc>(&s.work)) {
-      tg_reduce_desc d = *q;
-      d.size[0] = n;
-      return k.reduce(&d, at(s.inputs[0]), y, &ctx);
-    }
-    if (const auto* q = std::get_if<tg_softmax_desc>(&s.work)) {
-      tg_softmax_desc d = *q;
-      d.rows = d.rows / full * n;
-      return k.softmax(&d, at(s.inputs[0]), y, &ctx);
-    }
-    const auto& copy = std::get<CopyStep>(s.work);
-    if (copy.filled) {
-      const Shape& shape = p.values[static_cast<std::size_t>(s.output)].shape;
-      const tg_fill_desc d{shape.count() / full * n, copy.value, kTgFloat32};
-      if (const tg_status status = k.fill(&d, y, &ctx); status != kTgOk) return status;
-    }
-    for (const CopyStep::Move& m : copy.moves) {
-      tg_copy_desc d = m.desc;
-      d.size[0] = n;
-      const void* from = static_cast<const char*>(at(s.inputs[static_cast<std::size_t>(m.source)])) + m.from;
-      if (const tg_status status = k.copy(&d, from, static_cast<char*>(y) + m.to, &ctx); status != kTgOk) return status;
-    }
-    return kTgOk;
+  Tensor host_copy(int v) const {
+    const detail::PlanBody& p = *plan_.body_;
+    return Tensor::wrap(at(v), p.values[static_cast<std::size_t>(v)].shape, DType::f32, {}, p.device).clone().to(cpu());
   }
 
   Plan plan_;
@@ -734,6 +701,7 @@ class Session {
   std::unique_ptr<detail::Storage> arena_, workspace_, input_, output_;  // the last two where the device has memory of its own
   int workers_ = 0;
   Trace trace_;
+  std::function<void(std::size_t step, bool done)> watch_;  // before and after each step
 };
 
 }  // namespace tomograd::inline TOMOGRAD_ABI
