@@ -26,7 +26,7 @@ namespace tg = tomograd;
 using tg::weights::StateDict;
 
 struct Options : cli::Shared {
-  std::string in, to, root, dtype;
+  std::string in, to, root, dtype, arch;
   bool json = false, selftest = false, inside = false;
 };
 
@@ -243,6 +243,28 @@ void in_order_of_the_network(StateDict& file, const tg::Architecture& a) {
   std::stable_sort(file.entries.begin(), file.entries.end(), [&](const auto& x, const auto& y) { return place_of(x) < place_of(y); });
 }
 
+/// Seeded inputs, and what the file that was written says of them: a graph is run as such, also where it prepares its pictures itself.
+std::pair<tg::Tensor, tg::Tensor> seen_by(const std::filesystem::path& path, bool graph, const StateDict& weights, const tg::Model& net,
+                                          const std::optional<tg::Preprocessing>& inside) {
+  if (!graph) {
+    const tg::Tensor x = tg::seeded_input(net);
+    return {x, tg::planned_logits(*tg::model_of(weights), x)};
+  }
+  const auto written = tg::load_graph(tg::weights::Source::file(path));
+  const auto size = written->input();
+  const auto side = [&](std::size_t axis) { return size.size() == 4 && size[axis] > 0 ? size[axis] : 64; };
+  const tg::Tensor x = tg::seeded_input({2, side(1), side(2), net.options().in_channels});
+  tg::Tensor pixels = x.clone();
+  for (std::int64_t i = 0; inside && i < x.count(); ++i) {
+    const auto of = [&](const std::vector<double>& v, double otherwise) {
+      return v.empty() ? otherwise : v[static_cast<std::size_t>(i) % v.size()];
+    };
+    const auto v = static_cast<double>(x.data<float>()[i]);
+    pixels.data<float>()[i] = static_cast<float>((v * of(inside->std, 1) + of(inside->mean, 0)) * inside->divisor);
+  }
+  return {x, tg::planned_logits(*written, pixels)};
+}
+
 int convert(const Options& o) {
   cli::apply(o);
   const std::filesystem::path out(o.to);
@@ -266,7 +288,9 @@ int convert(const Options& o) {
     });
     file.metadata = metadata;
   }
-  std::erase_if(metadata, [](const auto& item) { return item.first.starts_with("selftest."); });
+  if (!o.arch.empty()) file.metadata["architecture"] = metadata["architecture"] = o.arch;
+  if (std::erase_if(metadata, [](const auto& item) { return item.first.starts_with("selftest."); }) && !o.selftest)
+    bar.say("  left out the self-test of " + o.in + ", it is of that file; --selftest makes one");
   for (const std::string& note : file.notes) bar.say("  " + printable(note));
   const auto published = manifest::read();
   if (const manifest::Published* known = manifest::find(published, file.sha256)) {
@@ -294,6 +318,7 @@ int convert(const Options& o) {
     as_stored.entries = tg::weights::rounded(file.entries, store);
     metadata.merge(tg::to_metadata(tg::run_selftest(*tg::model_of(as_stored))));
   }
+  std::optional<tg::Preprocessing> inside;  // what an .onnx does itself
   if (onnx) {
     if (!id.architecture) tg::fail("convert: a graph is written for networks that are known: " + id.why_not);
     std::erase_if(file.entries, [](const auto& e) { return e.name.ends_with("num_batches_tracked"); });
@@ -307,6 +332,7 @@ int convert(const Options& o) {
       bar.say("  " + assumed);
     }
     options.inside = o.inside;
+    if (o.inside) inside = options.preprocessing;
     tg::save_onnx(*net, out, options);
   } else if (torch)
     tg::weights::write_pytorch(out, file.entries, metadata, store);
@@ -322,8 +348,9 @@ int convert(const Options& o) {
       d.unequal ? "weights differ by at most " + short_number(d.largest) + " (" + d.where + ")" : "weights equal bit for bit";
   if (id.architecture) {
     try {
-      const auto before = tg::model_of(file), after = tg::model_of(back);
-      const tg::Tensor x = tg::seeded_input(*before), p = tg::planned_logits(*before, x), q = tg::planned_logits(*after, x);
+      const auto before = tg::model_of(file);
+      const auto [x, q] = seen_by(out, onnx, back, *before, inside);
+      const tg::Tensor p = tg::planned_logits(*before, x);
       double worst = 0, largest = 0;
       std::int64_t same_top = 0;
       for (std::int64_t n = 0; n < p.size(0); ++n) {
@@ -372,6 +399,7 @@ Command add_weights(CLI::App& app) {
   sub->add_flag("--preprocessing-inside", o->inside, "An .onnx takes pixels from 0 to 255 and normalises them itself");
   sub->add_flag("--selftest", o->selftest, "Add two small inputs and the digest of their logits, for 'tomograd selftest'");
   sub->add_option("--root", o->root, "Which entry of a checkpoint to read, for instance model_ema");
+  sub->add_option("--arch", o->arch, "Architecture, where the file does not tell");
   cli::add_threads(*sub, *o);
   (*commands)[sub] = [o] { return convert(*o); };
 

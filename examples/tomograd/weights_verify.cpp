@@ -140,15 +140,16 @@ Subject graph_of(const Options& o, const tg::weights::Source& source) {
 Subject subject_of(const Options& o) {
   const auto source = tg::weights::Source::file(o.weights);
   tg::weights::StateDict file;
+  std::unique_ptr<tg::Model> net;
   try {
     file = tg::weights::read_state_dict(source);
-  } catch (const tg::Error& no_resnet) {
+    net = tg::model_of(file, o.arch);
+  } catch (const tg::Error& no_resnet) {  // or one whose batch norms were folded away: it runs as the graph that it is
     if (!o.arch.empty() || tg::weights::graph_format(source) == tg::weights::GraphFormat::none) throw;
     Subject s = graph_of(o, source);
     s.notes.push_back(no_resnet.what());
     return s;
   }
-  auto net = tg::model_of(file, o.arch);
   Subject s;
   s.classes = net->options().classes;
   s.network = net->name();

@@ -152,6 +152,7 @@ TEST_F(Weights, ConvertsToOnnxAndBack) {
   for (std::int64_t k = 0; k < 32 * 32 * 3; ++k) picture.data<std::uint8_t>()[k] = static_cast<std::uint8_t>(k * 37 % 251);
   tg::image::write_png(folder / "picture.png", picture.view());
   EXPECT_EQ(run("predict --weights net.onnx picture.png --logits outside.npy").code, 0);
+  EXPECT_TRUE(o.says("seeded inputs differ by at most") || o.says("seeded inputs equal")) << o;  // the graph ran, on pixels
   o = run("predict --weights inside.onnx picture.png");
   EXPECT_EQ(o.code, 0) << o;
   o = run("weights verify inside.onnx --images . --expect outside.npy --tolerance 1e-4");
@@ -415,6 +416,24 @@ TEST_F(Weights, DamagedHdf5) {
 }
 
 // A graph that is no ResNet is inspected and timed, and runs; it is not converted.
+TEST_F(Weights, ResNetsWithoutBatchNormAreVerifiedAsGraphs) {
+  struct Folded : tg::nn::Module {
+    tg::nn::Conv2d stem{*this, "a", {.in = 3, .out = 8, .kernel = 3, .padding = 1, .bias = true}};
+    tg::nn::Conv2d one{*this, "b", {.in = 8, .out = 8, .kernel = 3, .padding = 1, .bias = true}};
+    tg::nn::Conv2d two{*this, "c", {.in = 8, .out = 8, .kernel = 3, .padding = 1, .bias = true}};
+    tg::nn::Linear fc{*this, "d", {.in = 8, .out = 2}};
+    tg::Tensor forward(const tg::Tensor& in) override {
+      const tg::Tensor x = tg::relu(stem(in));
+      return fc(tg::mean(tg::relu(two(tg::relu(one(x))) + x), {1, 2}));
+    }
+  } folded;
+  tg::save_onnx(folded, folder / "folded.onnx", {.height = 32, .width = 32});
+  tg::write_file(folder / "x.npy", npy_of({1, 3, 32, 32}));
+  const Outcome o = run("weights verify folded.onnx --tensor x.npy");
+  EXPECT_EQ(o.code, 0) << o;
+  EXPECT_TRUE(o.says("batch norms were folded") || o.says("folded into conv1") || o.says("which network")) << o;
+}
+
 TEST_F(Weights, GraphsThatAreNoResNets) {
   struct Small : tg::nn::Module {
     tg::nn::Conv2d conv{*this, "conv", {.in = 3, .out = 4, .kernel = 3, .bias = true}};

@@ -157,6 +157,46 @@ TEST(Onnx, PreprocessingTravelsOrMovesIn) {
   }
 }
 
+TEST(Onnx, WhatAForeignGraphDoesToItsPicturesIsPreprocessing) {
+  auto net = filled("resnet20", 3);
+  tg::Image picture(32, 32, 3, tg::PixelType::u8, tg::Unit::picture8);
+  for (std::size_t i = 0; i < picture.size_bytes(); ++i)
+    static_cast<std::uint8_t*>(picture.raw())[i] = static_cast<std::uint8_t>(i * 37 + i / 100);
+  auto p = small_pictures();
+  p.resize_height = 32;
+  const auto expected = tg::Classifier(*net, p, {"a", "b", "c"}).predict(picture);
+  const std::string bytes = tg::onnx_bytes(*net, {.preprocessing = p, .inside = true});
+  for (const bool from_0_to_1 : {false, true}) {
+    onnx::Graph graph = onnx::read_graph(source_of(bytes));
+    std::erase_if(graph.metadata, [](const auto& item) { return item.first.starts_with("preprocessing."); });
+    for (auto it = graph.constants.begin(); it != graph.constants.end();)  // as PyTorch writes them: nodes, and sums with turned operands
+      if (it->first.starts_with("preprocessing.")) {
+        onnx::Node c{.name = {}, .op = "Constant", .domain = {}, .inputs = {}, .outputs = {it->first}, .attributes = {}};
+        c.attributes.push_back({.name = "value", .kind = onnx::Attribute::Kind::tensor, .tensor = it->second});
+        if (from_0_to_1 && it->first == "preprocessing.divisor") c.attributes[0].tensor = tg::scalar(1);
+        graph.nodes.push_back(std::move(c));
+        it = graph.constants.erase(it);
+      } else {
+        ++it;
+      }
+    const auto first = onnx::normalisation(graph);
+    EXPECT_EQ(first.steps, 3);
+    EXPECT_TRUE(first.known);
+    EXPECT_EQ(first.takes_bytes(), !from_0_to_1);
+    const auto file = onnx::resnet_state_dict(graph, source_of(bytes));
+    EXPECT_EQ(file.metadata.count("preprocessing.mean"), 0u);
+    const tg::Classifier as_graph = tg::make_classifier(graph), as_net = tg::make_classifier(file);
+    for (const tg::Classifier* c : {&as_graph, &as_net}) {
+      ASSERT_FALSE(c->notes().empty());
+      EXPECT_TRUE(says(c->notes().back(), {"preprocessing assumed", "normalises"})) << c->notes().back();
+      const auto got = c->predict(picture);
+      ASSERT_EQ(got.logits.size(), 3u);
+      for (std::size_t i = 0; i < 3; ++i)
+        EXPECT_NEAR(got.logits[i], expected.logits[i], 2e-4 * std::max(1.0f, std::fabs(expected.logits[i]))) << from_0_to_1;
+    }
+  }
+}
+
 TEST(Onnx, AClassifierSaysWhatItAssumes) {
   auto net = filled("resnet20");
   const tg::Classifier c = tg::load_classifier(source_of(tg::onnx_bytes(*net)), {.max_batch = 4});

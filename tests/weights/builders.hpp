@@ -67,6 +67,12 @@ inline std::string tensor(const TensorText& t) {
          text(t.location) + integer(t.storage_count) + t.legacy_view + "tQ" + integer(t.offset) + tuple(t.shape) + tuple(t.strides) +
          "\x89" + kOrderedDict + "tR";
 }
+/// With an element type of torch, in a storage of bytes.
+inline std::string tensor_v3(const TensorText& t, const std::string& type) {
+  return global("torch._utils", "_rebuild_tensor_v3") + "((" + text("storage") + global("torch.storage", "UntypedStorage") + text(t.key) +
+         text(t.location) + integer(t.storage_count) + "tQ" + integer(t.offset) + tuple(t.shape) + tuple(t.strides) + "\x89" +
+         kOrderedDict + global("torch", type) + "tR";
+}
 /// {key: value, …} of pickled values.
 inline std::string dict(const std::vector<std::pair<std::string, std::string>>& items) {
   std::string s = "}(";

@@ -129,6 +129,20 @@ TEST(PyTorch, OtherElementTypes) {
   EXPECT_TRUE(mentions(notes_of(d), {"float16 to float32", "bfloat16", "int16 to int32", "bool to uint8"}));
 }
 
+TEST(PyTorch, EightBitFloats) {  // OCP 8-bit Floating Point Specification 1.0, tables 1 and 2
+  const auto t = [](const char* key, const char* type, std::int64_t n) {
+    return pickle::tensor_v3({key, n, 0, {n}, {1}, "UntypedStorage"}, type);
+  };
+  const auto d = read(torch_zip(pickle::dict({{"e4m3", t("0", "float8_e4m3fn", 7)}, {"e5m2", t("1", "float8_e5m2", 5)}}),
+                                {"\x01\x08\x38\x7E\xBC\x80\x7F", "\x01\x3C\x7B\xFC\xC2"})
+                          .bytes());
+  const auto e4m3 = d.find("e4m3")->to_vector<float>();
+  EXPECT_EQ(V(e4m3.begin(), e4m3.begin() + 6), (V{0x1p-9f, 0x1p-6f, 1, 448, -1.5f, -0.0f}));
+  EXPECT_TRUE(std::isnan(e4m3[6]));
+  EXPECT_EQ(d.find("e5m2")->to_vector<float>(), (V{0x1p-16f, 1, 57344, -std::numeric_limits<float>::infinity(), -3}));
+  EXPECT_TRUE(mentions(notes_of(d), {"float8_e4m3fn to float32", "float8_e5m2"}));
+}
+
 TEST(PyTorch, WrappersPrefixesAndBystanders) {
   const std::string inner = pickle::dict({{"module.a", pickle::tensor(six())}, {"module.b", pickle::tensor({"0", 6, 4, {2}, {1}})}});
   const std::string optimiser = pickle::dict({{"state", "}"}, {"param_groups", "](" + pickle::dict({{"lr", pickle::real(0.1)}}) + "e"}});
@@ -343,6 +357,7 @@ TEST(PyTorch, BombsAreRefusedByName) {
                               pickle::text("cpu") + pickle::integer(6) + "N" + times("N") + "tq\x01" + "0" + times("h\x01Q0"),
                           {again}},
                          {"one dictionary under many names", dictionary + names, {"no state dict at its top"}},
+                         {"one tuple as every key", large_tuple + "}(" + times("h\x01N") + "u", {"no state dict at its top"}},
                          {"a flood of memos", times("N\x94", 10 * kMany), {"holds None"}},
                          {"a flood of marks", times("(", 10 * kMany), {}},
                          {"a flood of lists", pairs + times("]", 10 * kMany), {}}}) {

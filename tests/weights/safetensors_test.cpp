@@ -22,10 +22,12 @@ TEST(Safetensors, ReadsEveryDtype) {
       R"("f16":{"dtype":"F16","shape":[4],"data_offsets":[16,24]},"bf16":{"dtype":"BF16","shape":[2],"data_offsets":[24,28]},"i64":{"dtype":"I64","shape":[1],"data_offsets":[28,36]},)"
       R"("i32":{"dtype":"I32","shape":[1],"data_offsets":[36,40]},"i16":{"dtype":"I16","shape":[1],"data_offsets":[40,42]},"i8":{"dtype":"I8","shape":[1],"data_offsets":[42,43]},)"
       R"("u8":{"dtype":"U8","shape":[1],"data_offsets":[43,44]},"b":{"dtype":"BOOL","shape":[2],"data_offsets":[44,46]},"none":{"dtype":"F32","shape":[0,3],"data_offsets":[46,46]},)"
-      R"("f8":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[46,48]}})";
+      R"("f8":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[46,48]},"f8b":{"dtype":"F8_E5M2","shape":[2],"data_offsets":[48,50]},)"
+      R"("c":{"dtype":"C64","shape":[1],"data_offsets":[50,58]}})";
   const std::string data = raw<float>({1.5f, -2}) + raw<double>({0.1}) + raw<std::uint16_t>({0x3C00, 0xC000, 0x0001, 0x7BFF}) +
                            raw<std::uint16_t>({0x3FC0, 0xC000}) + raw<std::int64_t>({-7}) + raw<std::int32_t>({-8}) +
-                           raw<std::int16_t>({-300}) + raw<std::int8_t>({-3}) + raw<std::uint8_t>({200}) + std::string("\1\0", 2) + "xx";
+                           raw<std::int16_t>({-300}) + raw<std::int8_t>({-3}) + raw<std::uint8_t>({200}) + std::string("\1\0", 2) +
+                           "\x38\xC0" + "\x3C\xC0" + std::string(8, 'x');
   const auto d = read(safetensors(header, data));
   EXPECT_EQ(d.container, "safetensors");
   EXPECT_EQ(d.metadata.at("x"), "é\n");
@@ -42,11 +44,13 @@ TEST(Safetensors, ReadsEveryDtype) {
   EXPECT_EQ(d.find("u8")->to_vector<std::uint8_t>(), (std::vector<std::uint8_t>{200}));
   EXPECT_EQ(d.find("b")->to_vector<std::uint8_t>(), (std::vector<std::uint8_t>{1, 0}));
   EXPECT_EQ(d.find("none")->count(), 0);
-  EXPECT_EQ(d.find("f8"), nullptr);
-  EXPECT_NE(d.skipped.at("f8").find("F8_E4M3"), std::string::npos);
+  EXPECT_EQ(d.find("f8")->to_vector<float>(), (std::vector<float>{1, -2}));
+  EXPECT_EQ(d.find("f8b")->to_vector<float>(), (std::vector<float>{1, -2}));
+  EXPECT_EQ(d.find("c"), nullptr);
+  EXPECT_NE(d.skipped.at("c").find("C64"), std::string::npos);
   std::string notes;
   for (const auto& n : d.notes) notes += n + "\n";
-  EXPECT_TRUE(mentions(notes, {"converted 1 tensor from float16 to float32", "bfloat16", "int8 to int32", "skipped f8"}));
+  EXPECT_TRUE(mentions(notes, {"converted 1 tensor from float16 to float32", "bfloat16", "int8 to int32", "skipped c"}));
 }
 
 TEST(Safetensors, HalfIsExactForAllBitPatterns) {

@@ -266,11 +266,12 @@ inline Classifier make_classifier(weights::onnx::Graph graph, const ClassifierOp
       if (p.resize_height > 0) p.resize_height = (std::max(in[1], in[2]) * 256 + 112) / 224;
     }
     p.channels = channels;
-    const std::string normalises = weights::onnx::normalises(graph);
-    if (!normalises.empty() || channels != 3) p.mean.clear(), p.std.clear();
-    if (normalises == "0 to 255") p.divisor = 1;
-    assumed = "preprocessing assumed, the file does not say: " + image::describe(p) +
-              (normalises.empty() ? "" : "; the graph itself normalises what lies in " + normalises);
+    const auto normalisation = weights::onnx::normalisation(graph);
+    const bool bytes = normalisation.takes_bytes();
+    if (normalisation.steps || channels != 3) p.mean.clear(), p.std.clear();
+    if (normalisation.steps && bytes) p.divisor = 1;
+    assumed = "preprocessing assumed, the file does not say: " + image::describe(p);
+    if (normalisation.steps) assumed += std::string("; the graph itself normalises what lies in 0 to ") + (bytes ? "255" : "1");
   }
   std::int64_t h = p.crop_height, w = p.crop_width;
   if (h == 0 && p.fit == Preprocessing::Fit::exact) h = p.resize_height, w = p.resize_width;

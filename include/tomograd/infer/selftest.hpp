@@ -43,17 +43,21 @@ inline std::unique_ptr<Model> model_of(const weights::StateDict& file, const std
   return net;
 }
 
-/// (n, side, side, channels) numbers in [-2, 2), multiples of 2^-22: 32 pixels for CIFAR nets, 64 for the others.
-inline Tensor seeded_input(const Model& net, std::int64_t n = 2, std::uint64_t seed = 1) {
-  const std::int64_t side = is_cifar_model(net.name()) ? 32 : 64;
-  Tensor x = empty({n, side, side, net.options().in_channels});
+/// Numbers in [-2, 2), multiples of 2^-22.
+inline Tensor seeded_input(const Shape& shape, std::uint64_t seed = 1) {
+  Tensor x = empty(shape);
   Random random(seed);
   for (std::int64_t i = 0; i < x.count(); ++i) x.data<float>()[i] = random.uniform(-2, 2);
   return x;
 }
+/// n pictures for the net: of 32 pixels for CIFAR nets, 64 for the others.
+inline Tensor seeded_input(const Model& net, std::int64_t n = 2, std::uint64_t seed = 1) {
+  const std::int64_t side = is_cifar_model(net.name()) ? 32 : 64;
+  return seeded_input({n, side, side, net.options().in_channels}, seed);
+}
 
 /// What a compiled plan says of x.
-inline Tensor planned_logits(Model& net, const Tensor& x) {
+inline Tensor planned_logits(nn::Module& net, const Tensor& x) {
   const Plan plan = compile(net, x.shape());
   Session session(plan);
   Tensor y = empty(plan.output());

@@ -101,8 +101,16 @@ TOMOGRAD_INLINE Entry read_tensor(const Source& source);
 /// Whether the first bytes are those of an ONNX model.
 TOMOGRAD_INLINE bool looks_like_onnx(std::string_view head);
 
-/// What a graph that begins by normalising its input expects: "0 to 1" or "0 to 255"; empty where it does not.
-TOMOGRAD_INLINE std::string normalises(const Graph& graph);
+/// How a graph normalises its input before anything else: Sub, Add, Mul and Div of constants, in all x to scale x + shift.
+struct Normalisation {
+  int steps = 0;                           // 0: it does not
+  std::string result;                      // the name of what comes out of the last step, or of the input
+  bool known = true;                       // false where a step is something else than numbers per channel
+  std::vector<double> scale{1}, shift{0};  // one number, or one per channel
+  /// Pixels are to come as 0 to 255; else as 0 to 1. Told from the picture that becomes 0 where there is a shift, else from the scale.
+  TOMOGRAD_INLINE bool takes_bytes() const;
+};
+TOMOGRAD_INLINE Normalisation normalisation(const Graph& graph);
 
 /// "float32" … for ONNX's numbers of element types.
 inline std::string type_name(std::int64_t type) {
@@ -535,18 +543,61 @@ class Reader {
 TOMOGRAD_INLINE Graph read_graph(const Source& source) { return detail::Reader(source).model(); }
 TOMOGRAD_INLINE Entry read_tensor(const Source& source) { return detail::Reader(source).tensor_file(); }
 
-TOMOGRAD_INLINE std::string normalises(const Graph& graph) {
-  if (graph.inputs.size() != 1) return {};
-  for (const Node& n : graph.nodes) {
-    if (n.inputs.size() != 2 || n.inputs[0] != graph.inputs[0].name) continue;
-    const auto it = graph.constants.find(n.inputs[1]);
-    if (it == graph.constants.end() || !it->second || it->second.dtype() != DType::f32 || it->second.count() > 16) continue;
-    double largest = 0;
-    for (const float v : it->second.to_vector<float>()) largest = std::max(largest, std::fabs(static_cast<double>(v)));
-    if (n.op == "Sub" || n.op == "Div") return largest > 2 ? "0 to 255" : "0 to 1";
-    if (n.op == "Mul" || n.op == "Add") return n.op == "Mul" && largest < 0.1 ? "0 to 255" : "0 to 1";
+TOMOGRAD_INLINE bool Normalisation::takes_bytes() const {
+  double zero = 0, most = 0;
+  for (std::size_t i = 0; i < scale.size(); ++i) {
+    zero = std::max(zero, std::fabs(shift[i] / scale[i]));
+    most = std::max(most, scale[i]);
   }
-  return {};
+  return zero > 2 || most < 0.1;
+}
+
+TOMOGRAD_INLINE Normalisation normalisation(const Graph& graph) {
+  Normalisation out;
+  if (graph.inputs.size() != 1) return out;
+  out.result = graph.inputs[0].name;
+  const auto constant = [&](const std::string& name) -> const Tensor* {
+    if (const auto it = graph.constants.find(name); it != graph.constants.end()) return it->second ? &it->second : nullptr;
+    for (const Node& n : graph.nodes)
+      if (n.op == "Constant" && n.outputs.size() == 1 && n.outputs[0] == name && n.attributes.size() == 1 && n.attributes[0].tensor)
+        return &n.attributes[0].tensor;
+    return nullptr;
+  };
+  for (int looked = 0; looked < 16; ++looked) {
+    const Node* reader = nullptr;
+    for (const Node& n : graph.nodes)
+      if (std::find(n.inputs.begin(), n.inputs.end(), out.result) != n.inputs.end()) {
+        if (reader) return out;
+        reader = &n;
+      }
+    if (!reader || reader->outputs.size() != 1) return out;
+    const Node& n = *reader;
+    const bool passes = n.op == "Identity" || n.op == "Dropout" || n.op == "Cast";
+    if (!passes && n.op != "Sub" && n.op != "Add" && n.op != "Mul" && n.op != "Div") return out;
+    if (!passes) {
+      ++out.steps;
+      const bool turned = n.inputs.size() == 2 && n.inputs[1] == out.result;
+      const Tensor* c = n.inputs.size() == 2 && (!turned || n.op == "Add" || n.op == "Mul") ? constant(n.inputs[turned ? 0 : 1]) : nullptr;
+      out.known = out.known && c && c->dtype() == DType::f32 && c->count() >= 1 && c->count() <= 16;
+      if (out.known) {
+        const std::vector<float> v = c->to_vector<float>();
+        const std::size_t channels = std::max(out.scale.size(), v.size());
+        out.known = (out.scale.size() == 1 || out.scale.size() == channels) && (v.size() == 1 || v.size() == channels);
+        out.scale.resize(channels, out.scale[0]), out.shift.resize(channels, out.shift[0]);
+        for (std::size_t i = 0; out.known && i < channels; ++i) {
+          const auto by = static_cast<double>(v[v.size() == 1 ? 0 : i]);
+          if (n.op == "Sub") out.shift[i] -= by;
+          if (n.op == "Add") out.shift[i] += by;
+          if (n.op == "Mul") out.scale[i] *= by, out.shift[i] *= by;
+          if (n.op == "Div") out.scale[i] /= by, out.shift[i] /= by;
+        }
+      }
+    }
+    out.result = n.outputs[0];
+    for (const double v : out.scale) out.known = out.known && v > 0 && std::isfinite(v);
+    for (const double v : out.shift) out.known = out.known && std::isfinite(v);
+  }
+  return out;
 }
 
 TOMOGRAD_INLINE bool looks_like_onnx(std::string_view head) {

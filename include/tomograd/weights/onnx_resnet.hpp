@@ -43,9 +43,7 @@ class ResNetWalk {
     out_.notes = graph_.notes;
     index();
     if (graph_.inputs.size() != 1) strange("it has " + std::to_string(graph_.inputs.size()) + " inputs");
-    std::string at = graph_.inputs[0].name;
-    at = normalisation(at);
-    at = stem(at);
+    std::string at = stem(normalisation());
     while (!is_pool(at)) at = block(at);
     last_layer(at);
     variant();
@@ -120,55 +118,51 @@ class ResNetWalk {
   }
   bool is(const Node* n, const char* op) const { return n && n->op == op; }
 
-  /// A graph may begin by normalising its input, x to scale·x + shift: becomes part of the preprocessing that the file states, if it does.
-  std::string normalisation(std::string at) {
-    std::vector<double> scale{1}, shift{0};
-    int steps = 0;
-    bool known = true;
-    for (const Node* n = reader(at); n && (n->op == "Sub" || n->op == "Div" || n->op == "Mul" || n->op == "Add"); n = reader(at)) {
-      const Tensor* c = n->inputs.size() == 2 && root(n->inputs[0]) == root(at) ? constant(*n, 1) : nullptr;
-      known = known && c && c->dtype() == DType::f32 && c->count() >= 1 && c->count() <= 16;
-      if (known) {
-        const std::vector<float> v = c->to_vector<float>();
-        const std::size_t channels = std::max(scale.size(), v.size());
-        known = (scale.size() == 1 || scale.size() == channels) && (v.size() == 1 || v.size() == channels);
-        scale.resize(channels, scale[0]), shift.resize(channels, shift[0]);
-        for (std::size_t i = 0; known && i < channels; ++i) {
-          const auto by = static_cast<double>(v[v.size() == 1 ? 0 : i]);
-          if (n->op == "Sub") shift[i] -= by;
-          if (n->op == "Add") shift[i] += by;
-          if (n->op == "Mul") scale[i] *= by, shift[i] *= by;
-          if (n->op == "Div") scale[i] /= by, shift[i] /= by;
-        }
-      }
-      at = result(*n);
-      ++steps;
+  /// A graph may begin by normalising its input: that becomes part of the preprocessing, the file's own or, where it states none, one that
+  /// is assumed.
+  std::string normalisation() {
+    const Normalisation first = onnx::normalisation(graph_);
+    if (first.steps == 0) return graph_.inputs[0].name;
+    const bool stated = out_.metadata.count("preprocessing.unit") != 0;
+    auto& said = stated ? out_.metadata : out_.assumed;
+    bool known = first.known;
+    if (known && !said.count("preprocessing.unit")) {
+      const auto dims = graph_.inputs[0].dims.value_or(std::vector<std::int64_t>{});
+      const std::int64_t h = dims.size() == 4 && dims[2] > 0 ? dims[2] : 224, w = dims.size() == 4 && dims[3] > 0 ? dims[3] : 224;
+      said = {{"preprocessing.unit", "picture8"},
+              {"preprocessing.order", "rgb"},
+              {"preprocessing.channels", std::to_string(dims.size() == 4 && dims[1] > 0 ? dims[1] : 3)},
+              {"preprocessing.divisor", first.takes_bytes() ? "1" : "255"},
+              {"preprocessing.crop", std::to_string(h) + "x" + std::to_string(w)},
+              {"convention", "numbers as the graph normalises its input itself"}};
+      if (h > 64) said["preprocessing.resize"] = "shorter:" + std::to_string((std::max(h, w) * 256 + 112) / 224);
     }
-    for (const double v : scale) known = known && v > 0 && std::isfinite(v);
-    std::vector<double> mean = numbers("preprocessing.mean", 0), deviation = numbers("preprocessing.std", 1);
+    std::vector<double> scale = first.scale, shift = first.shift;
+    std::vector<double> mean = numbers(said, "preprocessing.mean", 0), deviation = numbers(said, "preprocessing.std", 1);
     const std::size_t channels = std::max({mean.size(), deviation.size(), scale.size()});
     for (auto* v : {&mean, &deviation, &scale, &shift}) {
       known = known && (v->size() == 1 || v->size() == channels);
       v->resize(channels, v->front());
     }
-    if (steps && known && out_.metadata.count("preprocessing.unit")) {
+    if (known) {
       std::string means, deviations;
       for (std::size_t i = 0; i < channels; ++i) {  // ((x - mean) / deviation) scale + shift
         means += (i ? "," : "") + number_text(mean[i] - shift[i] * deviation[i] / scale[i]);
         deviations += (i ? "," : "") + number_text(deviation[i] / scale[i]);
       }
-      out_.metadata["preprocessing.mean"] = means;
-      out_.metadata["preprocessing.std"] = deviations;
+      said["preprocessing.mean"] = means;
+      said["preprocessing.std"] = deviations;
       out_.notes.push_back("the normalisation that the graph begins with became part of the preprocessing");
-    } else if (steps) {
-      out_.notes.push_back("the graph normalises its input itself, in " + std::to_string(steps) + " steps, which the weights do not hold");
+    } else {
+      out_.notes.push_back("the graph normalises its input itself, in " + std::to_string(first.steps) +
+                           " steps, which the weights do not hold");
     }
-    return at;
+    return first.result;
   }
-  std::vector<double> numbers(const char* key, double otherwise) const {
+  static std::vector<double> numbers(const std::map<std::string, std::string>& said, const char* key, double otherwise) {
     std::vector<double> all;
-    const auto it = out_.metadata.find(key);
-    std::string_view text = it == out_.metadata.end() ? std::string_view() : std::string_view(it->second);
+    const auto it = said.find(key);
+    std::string_view text = it == said.end() ? std::string_view() : std::string_view(it->second);
     for (double v = 0; take_number(text, v); text.remove_prefix(std::min<std::size_t>(1, text.size()))) all.push_back(v);
     if (all.empty()) all.push_back(otherwise);
     return all;

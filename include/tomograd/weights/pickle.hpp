@@ -149,8 +149,8 @@ inline constexpr PickleGlobal kPickleGlobals[] = {
     {"torch.uint64", PickleGlobal::element_type, FileType::other, 8},
     {"torch.complex64", PickleGlobal::element_type, FileType::other, 8},
     {"torch.complex128", PickleGlobal::element_type, FileType::other, 16},
-    {"torch.float8_e4m3fn", PickleGlobal::element_type, FileType::other, 1},
-    {"torch.float8_e5m2", PickleGlobal::element_type, FileType::other, 1},
+    {"torch.float8_e4m3fn", PickleGlobal::element_type, FileType::f8_e4m3, 1},
+    {"torch.float8_e5m2", PickleGlobal::element_type, FileType::f8_e5m2, 1},
     // Bystanders: optimiser states, arguments and best scores beside the weights. Never looked into.
     {"torch.nn.parameter.Parameter"},
     {"torch.nn.Parameter"},

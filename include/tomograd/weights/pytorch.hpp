@@ -95,7 +95,7 @@ TOMOGRAD_INLINE PickledTensors find_state_dict(const Pickle& p, const Source& so
                                        "model_ema",  "state_dict_ema",   "ema_state_dict", "ema", "module"};
   PickledTensors out;
   const char* kRemedy = "in Python: torch.save(model.state_dict(), \"weights.pth\")";
-  const auto key_of = [&](const N& dict, std::size_t i) { return p.at(dict.items[2 * i]); };
+  const auto key_of = [&](const N& dict, std::size_t i) -> const N& { return p.at(dict.items[2 * i]); };
   std::map<const N*, bool> looked_at;  // a pickle may name one large dictionary many times
   const auto holds_tensors = [&](const N& n) {
     if (n.kind != N::dict) return false;
@@ -107,7 +107,7 @@ TOMOGRAD_INLINE PickledTensors find_state_dict(const Pickle& p, const Source& so
   const auto skip_others = [&](const N& dict, std::size_t kept, const std::string& path) {
     for (std::size_t i = 0; i < dict.items.size() / 2 && out.notes.size() < 50; ++i)
       if (i != kept && (kept != dict.items.size() || p.at(dict.items[2 * i + 1]).kind != N::tensor)) {
-        const N key = key_of(dict, i);
+        const N& key = key_of(dict, i);
         out.notes.push_back("skipped " + path + (key.kind == N::text ? std::string(key.string.substr(0, 100)) : describe(p, key)) + " (" +
                             describe(p, p.at(dict.items[2 * i + 1])) + ")");
       }

@@ -51,8 +51,8 @@ inline constexpr SafetensorsType kSafetensorsTypes[] = {
     {"BF16", FileType::bf16, 16},        {"I64", FileType::i64, 64},      {"I32", FileType::i32, 32},
     {"I16", FileType::i16, 16},          {"I8", FileType::i8, 8},         {"U8", FileType::u8, 8},
     {"BOOL", FileType::boolean, 8},      {"U64", FileType::other, 64},    {"U32", FileType::other, 32},
-    {"U16", FileType::other, 16},        {"C64", FileType::other, 64},    {"F8_E4M3", FileType::other, 8},
-    {"F8_E5M2", FileType::other, 8},     {"F8_E8M0", FileType::other, 8}, {"F8_E4M3FNUZ", FileType::other, 8},
+    {"U16", FileType::other, 16},        {"C64", FileType::other, 64},    {"F8_E4M3", FileType::f8_e4m3, 8},
+    {"F8_E5M2", FileType::f8_e5m2, 8},   {"F8_E8M0", FileType::other, 8}, {"F8_E4M3FNUZ", FileType::other, 8},
     {"F8_E5M2FNUZ", FileType::other, 8}, {"F4", FileType::other, 4},      {"F6_E2M3", FileType::other, 6},
     {"F6_E3M2", FileType::other, 6},
 };

@@ -10,7 +10,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <filesystem>
-#include <future>
 #include <map>
 #include <span>
 #include <string>
@@ -130,10 +129,6 @@ TOMOGRAD_INLINE StateDict read_state_dict(const Source& source, const ReadOption
   const auto first_byte = head.empty() ? 0u : static_cast<unsigned>(static_cast<unsigned char>(head[0]));
   const std::string promised = promised_digest(source.file_name());
   const bool hashing = options.digest == Digest::always || (options.digest == Digest::if_named && !promised.empty());
-  const bool archive = h.starts_with("PK\3\4") || detail::is_pytorch_legacy(bytes) || (head.size() > 8 && head[8] == '{');
-  std::future<std::string> hashed;  // by a reader of its own, while this one reads
-  if (hashing && archive && !source.file_name().empty())
-    hashed = std::async(std::launch::async | std::launch::deferred, [path = source.name()] { return digest(Source::file(path)); });
   StateDict out;
   std::vector<Source> files{source};
   if (h.starts_with("PK\3\4") || h.starts_with("PK\5\6")) {
@@ -176,7 +171,7 @@ TOMOGRAD_INLINE StateDict read_state_dict(const Source& source, const ReadOption
   if (const auto kind = out.metadata.find("kind"); kind == out.metadata.end() || kind->second != "tomograd checkpoint")
     detail::strip_prefixes(out);
   if (hashing) {
-    out.sha256 = files.size() == 1 && hashed.valid() ? hashed.get() : digest(files);
+    out.sha256 = digest(files);
     if (!promised.empty() && !out.sha256.starts_with(promised))
       out.notes.push_back("the file's name promises SHA-256 " + promised + "…, it has " + out.sha256.substr(0, 8) +
                           "…: not the published file");

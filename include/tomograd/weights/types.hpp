@@ -6,9 +6,11 @@
 #pragma once
 
 #include <bit>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <map>
 #include <span>
 #include <string>
@@ -55,30 +57,31 @@ struct ReadOptions {
 
 namespace detail {
 
-/// Element types of files. f16 and bf16 become float32, i16 and i8 int32, bool uint8; `other` is named, never read.
-enum class FileType : std::uint8_t { f32, f64, f16, bf16, i64, i32, i16, i8, u8, boolean, other };
+/// Element types of files. f16, bf16 and the two forms of eight bits (OCP FP8: E4M3 without infinities, E5M2) become float32, i16 and i8
+/// int32, bool uint8; `other` is named, never read.
+enum class FileType : std::uint8_t { f32, f64, f16, bf16, f8_e4m3, f8_e5m2, i64, i32, i16, i8, u8, boolean, other };
 
 inline constexpr std::size_t file_type_size(FileType t) {
-  constexpr std::size_t kSize[] = {4, 8, 2, 2, 8, 4, 2, 1, 1, 1, 0};
+  constexpr std::size_t kSize[] = {4, 8, 2, 2, 1, 1, 8, 4, 2, 1, 1, 1, 0};
   return kSize[static_cast<std::size_t>(t)];
 }
 inline constexpr const char* file_type_name(FileType t) {
-  constexpr const char* kName[] = {"float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool", "?"};
+  constexpr const char* kName[] = {"float32", "float64", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int64", "int32", "int16",
+                                   "int8",    "uint8",   "bool",    "?"};
   return kName[static_cast<std::size_t>(t)];
 }
 inline constexpr DType engine_type(FileType t) {
-  constexpr DType kType[] = {DType::f32, DType::f64, DType::f32, DType::f32, DType::i64, DType::i32,
-                             DType::i32, DType::i32, DType::u8,  DType::u8,  DType::u8};
+  constexpr DType kType[] = {DType::f32, DType::f64, DType::f32, DType::f32, DType::f32, DType::f32, DType::i64,
+                             DType::i32, DType::i32, DType::i32, DType::u8,  DType::u8,  DType::u8};
   return kType[static_cast<std::size_t>(t)];
 }
 /// Read without conversion; bool is kept as the bytes 0 and 1.
 inline constexpr bool is_native(FileType t) {
-  return (file_type_size(t) == dtype_size(engine_type(t)) && std::endian::native == std::endian::little) || file_type_size(t) == 1
-             ? t != FileType::i8
-             : false;
+  return file_type_size(t) == dtype_size(engine_type(t)) && (std::endian::native == std::endian::little || file_type_size(t) == 1);
 }
 
 TOMOGRAD_INLINE float half_to_float(std::uint16_t h);
+TOMOGRAD_INLINE float e4m3_to_float(std::uint8_t v);
 /// To the nearest, ties to even (IEEE 754); finite numbers beyond the format's largest become infinity.
 TOMOGRAD_INLINE std::uint16_t float_to_half(float v);
 TOMOGRAD_INLINE std::uint16_t float_to_bfloat16(float v);
@@ -107,6 +110,13 @@ TOMOGRAD_INLINE float half_to_float(std::uint16_t h) {
   if (exponent) return std::bit_cast<float>(sign | (exponent + 112) << 23 | mantissa << 13);
   const float tiny = static_cast<float>(mantissa) * 0x1p-24f;  // zero and subnormals, exact
   return sign ? -tiny : tiny;
+}
+
+TOMOGRAD_INLINE float e4m3_to_float(std::uint8_t v) {
+  const int exponent = v >> 3 & 15, mantissa = v & 7;
+  float size = exponent ? std::ldexp(static_cast<float>(8 + mantissa), exponent - 10) : static_cast<float>(mantissa) * 0x1p-9f;
+  if (exponent == 15 && mantissa == 7) size = std::numeric_limits<float>::quiet_NaN();
+  return v & 0x80 ? -size : size;
 }
 
 TOMOGRAD_INLINE std::uint16_t float_to_half(float v) {
@@ -171,6 +181,10 @@ TOMOGRAD_INLINE void gather(Tensor& t, FileType type, std::span<const std::byte>
     case FileType::bf16:
       return gather_as<float>(t, n, bytes, strides,
                               [](B p) { return std::bit_cast<float>(static_cast<std::uint32_t>(little_endian<std::uint16_t>(p)) << 16); });
+    case FileType::f8_e4m3:
+      return gather_as<float>(t, n, bytes, strides, [&](B p) { return e4m3_to_float(u8(p)); });
+    case FileType::f8_e5m2:  // the upper half of a float16
+      return gather_as<float>(t, n, bytes, strides, [&](B p) { return half_to_float(static_cast<std::uint16_t>(u8(p) << 8)); });
     case FileType::i64:
       return gather_as<std::int64_t>(t, n, bytes, strides, [](B p) { return static_cast<std::int64_t>(little_endian<std::uint64_t>(p)); });
     case FileType::i32:
