@@ -71,7 +71,7 @@ inline std::vector<Published> read(const std::filesystem::path& path = {}) {
       all.push_back(std::move(p));
     }
   } catch (const nlohmann::json::exception& e) {
-    tg::fail(where + ": " + e.what());
+    tg::fail(where + " is no list of published weights: " + e.what(), "JSON in the form of weights/manifest.json");
   }
   return all;
 }
