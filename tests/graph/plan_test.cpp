@@ -240,6 +240,64 @@ TEST(Plan, TracingTakesNoMoreMemoryThanARun) {
   EXPECT_LE(plan.arena_bytes(), std::int64_t{8} * 64 * 64 * 16 * 4 * 3);
 }
 
+/// With pieces and without: the same bits for each batch; returns both plans.
+std::pair<tg::Plan, tg::Plan> expect_pieces_change_no_bit(tg::nn::Module& net, const tg::Tensor& x) {
+  tg::Session whole(tg::compile(net, x.shape(), {.pieces = false})), pieces(tg::compile(net, x.shape()));
+  for (const std::int64_t n : {x.size(0), x.size(0) - 3, std::int64_t{1}}) {
+    const tg::Tensor part = tg::slice(x, 0, x.size(0) - n, x.size(0));
+    EXPECT_TRUE(same_bits(whole.run(part), pieces.run(part))) << "batch " << n;
+  }
+  EXPECT_EQ(whole.plan().digest(), pieces.plan().digest());
+  EXPECT_EQ(whole.plan().describe().find("at a time"), std::string::npos);
+  return {pieces.plan(), whole.plan()};
+}
+
+TEST(Plan, EarlyStepsTakeTheBatchInPieces) {
+  const auto net = filled("resnet18");
+  const tg::Tensor x = golden_picture(16, 128);
+  const auto [pieces, whole] = expect_pieces_change_no_bit(*net, x);
+  EXPECT_LE(3 * pieces.arena_bytes(), 2 * whole.arena_bytes());
+  EXPECT_NE(pieces.describe().find("4 pictures at a time"), std::string::npos) << pieces.describe();
+  const auto steps = pieces.steps();
+  EXPECT_EQ(steps.front().pictures, 4);
+  EXPECT_EQ(steps.back().pictures, 16);
+  std::vector<int> calls(steps.size());
+  tg::Session session(pieces);
+  session.on_step([&](std::size_t i, auto, auto) { ++calls[i]; });
+  (void)session.run(tg::slice(x, 0, 0, 9));
+  for (std::size_t i = 0; i < steps.size(); ++i) EXPECT_EQ(calls[i], steps[i].pictures == 4 ? 3 : 1) << i;
+
+  EXPECT_EQ(tg::compile(*net, {16, 32, 32, 3}).steps().front().pictures, 16);  // too small to be worth more calls
+
+  Plain plain;  // every op
+  fill_net(plain);
+  const tg::Plan all_ops = expect_pieces_change_no_bit(plain, golden_picture(8, 112)).first;
+  EXPECT_EQ(all_ops.steps().front().pictures, 2) << all_ops.describe();
+}
+
+TEST(Plan, PiecesThroughToTheOutput) {
+  struct Same : tg::nn::Module {  // nothing gets smaller: all steps run in pieces, and write straight to the caller
+    tg::nn::Conv2d a{*this, "a", {.in = 8, .out = 16, .padding = 1}}, b{*this, "b", {.in = 16, .out = 8, .padding = 1}};
+    tg::Tensor forward(const tg::Tensor& x) override {
+      const tg::Tensor flat = tg::relu(b(tg::relu(a(tg::reshape(x, {x.size(0), 96, 96, 8})))) + tg::reshape(x, {x.size(0), 96, 96, 8}));
+      return tg::flatten(tg::softmax(flat));
+    }
+  } net;
+  fill_net(net);
+  const auto [pieces, whole] = expect_pieces_change_no_bit(net, golden_picture(12, 96, 8));
+  for (const tg::StepInfo& s : pieces.steps()) EXPECT_EQ(s.pictures, 3) << pieces.describe();
+  EXPECT_EQ(4 * pieces.arena_bytes(), whole.arena_bytes());
+}
+
+TEST(Session, TakesNoMoreThanThePlanSays) {
+  const auto net = tg::make_model("resnet18");
+  const tg::Plan plan = tg::compile(*net, {16, 128, 128, 3});
+  const std::int64_t before = tg::live_bytes();
+  const tg::Session session(plan);
+  EXPECT_GE(tg::live_bytes() - before, plan.arena_bytes());
+  EXPECT_LE(tg::live_bytes() - before, plan.arena_bytes() + (8 << 20));  // and what the threads work in
+}
+
 TEST(Session, AllocatesNothingInARun) {
   const auto net = filled("resnet18");
   Plain plain;

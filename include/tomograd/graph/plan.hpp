@@ -32,6 +32,7 @@
 
 #include "../core/file.hpp"
 #include "../nn/module.hpp"
+#include "arena.hpp"
 #include "layer.hpp"
 
 namespace tomograd::inline TOMOGRAD_ABI {
@@ -42,7 +43,9 @@ struct PlanOptions {
   // See ConvAlgorithms. The choice is made once, for the largest batch: whatever batch runs, a picture gets the same bits from one plan.
   bool winograd = conv_algorithms().winograd;
   bool batch_invariant = conv_algorithms().batch_invariant;  // on: from plans for other batches, too
-  bool keep_filters = false;                                 // beside the packed ones, for Session::capture
+  bool keep_filters = false;                                 // beside the packed ones, for Session::capture; there are no pieces then
+  // Early steps take a quarter of the batch at a time: a smaller arena, the same bits. Off: every step takes the batch in one call.
+  bool pieces = true;
 };
 
 namespace detail {
@@ -53,6 +56,7 @@ struct PlanValue {
   Tensor constant;           // a value known at compile time
   std::int64_t offset = -1;  // in the arena, bytes; -1 for the input, the output and constants
   int alias_of = -1;         // reshape: the same memory
+  bool whole = true;         // its memory holds the batch; else a piece of it
 };
 
 struct PlanStep {
@@ -70,6 +74,7 @@ struct PlanBody {
   std::vector<PlanStep> steps;
   int input_value = -1, output_value = -1;
   std::int64_t arena_bytes = 0, constant_bytes = 0;
+  Pieces pieces;
 };
 
 /// Records the calls of one dry pass. Of what the pass makes only shapes are kept, so that a trace takes no more memory than a run.
@@ -136,13 +141,13 @@ class PlanBuilder {
     ++uses_[y.id()];
     for (const OpCall& call : calls) add(call);
     plan_.output_value = value_of(y, false);
-    place();
     for (PlanStep& step : plan_.steps)
       if (auto* conv = std::get_if<ConvStep>(&step.work)) {
         const auto index = &step - plan_.steps.data();
         pack(*conv, folded(index));
         filters_.erase(index);  // its memory serves the next one
       }
+    place();
     for (const PlanStep& step : plan_.steps)
       if (const auto* conv = std::get_if<ConvStep>(&step.work))
         plan_.constant_bytes += conv->packed->bytes() + (conv->bias ? conv->bias.bytes() : 0);
@@ -398,37 +403,33 @@ class PlanBuilder {
     return v;
   }
 
-  /// By lifetime, the largest first, each at the lowest place that is free as long as it lives: from the step that makes it to the last
-  /// that reads it.
+  /// Gives each result its place in the arena, and decides which steps run in pieces.
   void place() {
     const auto none = plan_.steps.size();
     std::vector<std::size_t> born(plan_.values.size(), none), dies(plan_.values.size(), 0);
+    std::vector<StepTraffic> traffic;
+    const auto row_bytes = [&](std::size_t v) { return plan_.values[v].shape.count() / batch_ * 4; };
     for (std::size_t i = 0; i < plan_.steps.size(); ++i) {
-      born[static_cast<std::size_t>(root(plan_.steps[i].output))] = i;
-      for (const int v : plan_.steps[i].inputs)
-        if (v >= 0) dies[static_cast<std::size_t>(root(v))] = i;
+      const auto out = static_cast<std::size_t>(root(plan_.steps[i].output));
+      born[out] = i;
+      const auto* conv = std::get_if<ConvStep>(&plan_.steps[i].work);
+      traffic.push_back({row_bytes(out), conv ? conv->packed->bytes() : 0});
+      for (const int v : plan_.steps[i].inputs) {
+        if (v < 0) continue;
+        dies[static_cast<std::size_t>(root(v))] = i;
+        if (!constant(v)) traffic.back().row_bytes += row_bytes(static_cast<std::size_t>(v));
+      }
     }
-    struct Block {
-      std::size_t value, born, dies;
-      std::int64_t bytes, begin;
-    };
-    std::vector<Block> blocks;
+    std::vector<ArenaBlock> blocks;
     const int out = root(plan_.output_value);  // written straight to the caller
     for (std::size_t v = 0; v < plan_.values.size(); ++v)
-      if (born[v] != none && static_cast<int>(v) != out)
-        blocks.push_back({v, born[v], std::max(dies[v], born[v]), (plan_.values[v].shape.count() * 4 + 63) / 64 * 64, 0});
-    std::stable_sort(blocks.begin(), blocks.end(), [](const Block& a, const Block& b) { return a.bytes > b.bytes; });
-    std::vector<Block> placed;  // by begin
-    for (Block& block : blocks) {
-      for (const Block& b : placed) {
-        if (b.born > block.dies || block.born > b.dies) continue;
-        if (b.begin - block.begin >= block.bytes) break;
-        block.begin = std::max(block.begin, b.begin + b.bytes);
-      }
-      placed.insert(std::upper_bound(placed.begin(), placed.end(), block, [](const Block& x, const Block& y) { return x.begin < y.begin; }),
-                    block);
-      plan_.values[block.value].offset = block.begin;
-      plan_.arena_bytes = std::max(plan_.arena_bytes, block.begin + block.bytes);
+      if (born[v] != none && static_cast<int>(v) != out) blocks.push_back({v, born[v], std::max(dies[v], born[v]), row_bytes(v)});
+    if (options_.pieces && !options_.keep_filters && plan_.device.host_memory()) plan_.pieces = choose_pieces(blocks, traffic, batch_);
+    blocks = in_pieces(std::move(blocks), plan_.pieces);
+    plan_.arena_bytes = place_blocks(blocks, batch_, plan_.pieces);
+    for (const ArenaBlock& b : blocks) {
+      plan_.values[b.value].offset = b.begin;
+      plan_.values[b.value].whole = b.whole;
     }
   }
 
@@ -472,6 +473,7 @@ struct StepInfo {
   Shape output;
   std::int64_t flops;      // of the direct sum, two per multiply-add; 0 where arithmetic is not what costs
   std::int64_t bytes;      // read and written at least once
+  std::int64_t pictures;   // that one call takes: the batch, or a piece of it
   std::string label = {};  // where in the model: "layer1.0.conv1", where a parameter's key tells
 };
 
@@ -490,7 +492,8 @@ class Plan {
     std::vector<StepInfo> all;
     for (const detail::PlanStep& s : body_->steps) {
       const Shape& out = body_->values[static_cast<std::size_t>(s.output)].shape;
-      StepInfo info{s.name, {}, {}, out, 0, out.count() * 4};
+      const detail::Pieces& pieces = body_->pieces;
+      StepInfo info{s.name, {}, {}, out, 0, out.count() * 4, all.size() < pieces.steps ? pieces.pictures : max_batch()};
       for (const int v : s.inputs)
         if (v >= 0) {
           info.inputs.push_back(body_->values[static_cast<std::size_t>(v)].shape);
@@ -511,6 +514,8 @@ class Plan {
   /// One line per step: what it is, shapes, algorithm, arithmetic, memory that it touches; then sums and the digest.
   std::string describe() const {
     std::string text = lines();
+    if (const detail::Pieces& p = body_->pieces; p.steps > 0)
+      text += "the first " + std::to_string(p.steps) + " steps take " + std::to_string(p.pictures) + " pictures at a time\n";
     return text + std::to_string(body_->arena_bytes) + " bytes of arena, " + std::to_string(body_->constant_bytes) +
            " bytes of constants, plan " + digest() + "\n";
   }
@@ -551,13 +556,8 @@ class Session {
   explicit Session(Plan plan) : plan_(std::move(plan)), pointers_(plan_.body_->values.size()) {
     const detail::PlanBody& p = *plan_.body_;
     arena_ = std::make_unique<detail::Storage>(p.arena_bytes, p.device);
-    for (std::size_t i = 0; i < p.values.size(); ++i) {
-      const detail::PlanValue& v = p.values[i];
-      if (v.constant)
-        pointers_[i] = const_cast<void*>(v.constant.raw());
-      else if (v.offset >= 0)
-        pointers_[i] = static_cast<char*>(arena_->data()) + v.offset;
-    }
+    for (std::size_t i = 0; i < p.values.size(); ++i)
+      if (p.values[i].constant) pointers_[i] = const_cast<void*>(p.values[i].constant.raw());
     if (!p.device.host_memory()) {
       input_ = std::make_unique<detail::Storage>(p.input.count() * 4, p.device);
       output_ = std::make_unique<detail::Storage>(p.output.count() * 4, p.device);
@@ -580,8 +580,8 @@ class Session {
     if (k.download(y, output_->data(), n * (p.output.count() / p.output[0]) * 4, &ctx) != kTgOk) failed("the output's copy");
   }
 
-  /// Called after each step of a run with the step's number in Plan::steps() and its time; {} ends that. A device that works on its own
-  /// (cuda) is then only known to have been told.
+  /// Called after each step of a run with the step's number in Plan::steps() and its time; {} ends that. A step that takes the batch in
+  /// pieces is told of once for each. A device that works on its own (cuda) is then only known to have been told.
   using Trace =
       std::function<void(std::size_t step, std::chrono::steady_clock::time_point begin, std::chrono::steady_clock::time_point end)>;
   void on_step(Trace trace) { trace_ = std::move(trace); }
@@ -618,6 +618,7 @@ class Session {
       conv->filter = conv->filter.to(cpu());
       if (conv->bias) conv->bias = conv->bias.to(cpu());
     }
+    if (step < p.pieces.steps) fail("session: " + s.name + " takes the batch in pieces", "PlanOptions{.keep_filters = true}");
     if (auto* norm = std::get_if<detail::ScaleShiftStep>(&layer.work))
       norm->scale = norm->scale.to(cpu()), norm->shift = norm->shift.to(cpu());
     Tensor output;
@@ -648,25 +649,51 @@ class Session {
   void run_steps(const void* x, std::int64_t n, void* y, const std::stop_token& stop) {
     const detail::PlanBody& p = *plan_.body_;
     if (num_threads() > workers_) reserve_workspace(num_threads());
-    pointers_[static_cast<std::size_t>(p.input_value)] = const_cast<void*>(x);
     int out = p.output_value;
     while (p.values[static_cast<std::size_t>(out)].alias_of >= 0) out = p.values[static_cast<std::size_t>(out)].alias_of;
     if (out == p.input_value || p.values[static_cast<std::size_t>(out)].constant) {  // a model that computes nothing
       const std::int64_t count = n * p.output.count() / p.output[0];
       tg_copy_desc d{};
       d.dims = 1, d.size[0] = count, d.src_stride[0] = d.dst_stride[0] = 1, d.dtype = kTgFloat32;
-      const void* const from = pointers_[static_cast<std::size_t>(out)];
+      const void* const from = out == p.input_value ? x : pointers_[static_cast<std::size_t>(out)];
       return detail::run_kernel("session", p.device, p.device.kernels().copy, d, from, y);
     }
-    pointers_[static_cast<std::size_t>(out)] = y;
-    for (std::size_t i = 0; i < p.values.size(); ++i)  // aliases come after what they stand for
-      if (p.values[i].alias_of >= 0) pointers_[i] = pointers_[static_cast<std::size_t>(p.values[i].alias_of)];
     tg_ctx ctx{};
     ctx.parallel_for = detail::parallel_for_c;
     ctx.workers = num_threads();
     ctx.workspace = workspace_ ? workspace_->data() : nullptr;
     ctx.workspace_bytes = workspace_ ? workspace_->bytes() : 0;
-    for (std::size_t i = 0; i < p.steps.size(); ++i) {
+    if (p.pieces.steps > 0)
+      for (std::int64_t begin = 0; begin < n; begin += p.pieces.pictures) {
+        point(x, y, out, begin);
+        run_some(0, p.pieces.steps, std::min(p.pieces.pictures, n - begin), ctx, stop);
+      }
+    point(x, y, out, 0);
+    run_some(p.pieces.steps, p.steps.size(), n, ctx, stop);
+  }
+
+  /// Values point to where they lie, those that hold the batch to their picture `begin`. out is the value that y holds.
+  void point(const void* x, void* y, int out, std::int64_t begin) {
+    const detail::PlanBody& p = *plan_.body_;
+    for (std::size_t i = 0; i < p.values.size(); ++i) {
+      const detail::PlanValue& v = p.values[i];
+      if (v.constant) continue;
+      if (v.alias_of >= 0) {  // comes after what it stands for
+        pointers_[i] = pointers_[static_cast<std::size_t>(v.alias_of)];
+        continue;
+      }
+      const int index = static_cast<int>(i);
+      void* const base = index == p.input_value ? const_cast<void*>(x)
+                         : index == out         ? y
+                         : v.offset >= 0        ? static_cast<char*>(arena_->data()) + v.offset
+                                                : nullptr;
+      pointers_[i] = base && v.whole ? static_cast<char*>(base) + begin * (v.shape.count() / p.input[0]) * 4 : base;
+    }
+  }
+
+  void run_some(std::size_t begin_step, std::size_t end_step, std::int64_t n, const tg_ctx& ctx, const std::stop_token& stop) {
+    const detail::PlanBody& p = *plan_.body_;
+    for (std::size_t i = begin_step; i < end_step; ++i) {
       if (stop.stop_requested()) TOMOGRAD_THROW(Cancelled("session"));
       const auto begin = trace_ ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point();
       const detail::PlanStep& s = p.steps[i];
