@@ -23,7 +23,7 @@ std::int64_t scratch(tg_op op, const void* desc) { return table().workspace(op, 
 void add_products() {
   for (const std::int64_t size : {64, 256, 1024})
     for (const std::int32_t t : {0, 1}) {
-      const tg_matmul_desc d{1, size, size, size, t, t, kTgFloat32};
+      const tg_matmul_desc d{1, size, size, size, t, t, kTgFloat32, kTgConvAuto};
       bench::add("matmul " + std::to_string(size) + (t ? " transposed" : ""), [d](benchmark::State& state) {
         const auto n = d.m * d.k;
         const Floats a = floats(n), b = floats(n), c = floats(n);

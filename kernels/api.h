@@ -17,7 +17,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define TG_KERNELS_VERSION 2
+#define TG_KERNELS_VERSION 3
 #define TG_MAX_DIMS 6
 
 typedef enum tg_status { kTgOk = 0, kTgUnsupported, kTgDeviceError } tg_status;
@@ -141,7 +141,7 @@ typedef enum tg_conv_algorithm {
   kTgConvWinograd /* F(4x4, r x r): 4x4 outputs at a time */,
   kTgConvWinograd2 /* F(2x2, r x r) */,
   kTgConvWinograd5 /* F(5x5, r x r) */,
-  kTgConvTf32 /* implicit GEMM on tensor cores, factors rounded to tf32; only where it is asked for */,
+  kTgConvTf32 /* implicit GEMM on tensor cores, factors rounded to tf32, sums in float32 */,
   kTgConvBf16 /* the same with bfloat16 */
 } tg_conv_algorithm;
 typedef enum tg_conv_pass { kTgConvForward = 0, kTgConvGradData, kTgConvGradFilter } tg_conv_pass;
@@ -154,7 +154,9 @@ typedef struct tg_conv_desc {
   int64_t pad_top, pad_left, pad_bottom, pad_right;
   int64_t groups;
   tg_activation activation;
-  tg_conv_algorithm algorithm; /* kTgConvAuto: the device's own rule, by the sizes above alone, n among them */
+  /* kTgConvAuto: the device's own rule in float32, by the sizes above alone, n among them. conv2d_choose may be asked with kTgConvTf32 or
+     kTgConvBf16 for what to do at that precision; the answer is a float32 algorithm where tensor cores do not serve. */
+  tg_conv_algorithm algorithm;
   tg_dtype dtype;
 } tg_conv_desc;
 
@@ -175,6 +177,7 @@ typedef struct tg_matmul_desc {
   int64_t batch, m, n, k;
   int32_t trans_a, trans_b;
   tg_dtype dtype;
+  tg_conv_algorithm algorithm; /* kTgConvTf32, kTgConvBf16: on tensor cores, where the device has them; else kTgConvAuto */
 } tg_matmul_desc;
 
 /* ---- pooling -------------------------------------------------------------------------------------------------------------- */

@@ -160,6 +160,24 @@ inline Columns columns_over(std::int64_t rows, std::int64_t c, int lanes, int ro
 }
 inline bool fits_grid(const Columns& l) { return l.chunks <= kMostInt && l.tiles <= 65535; }
 
+// ---- division by a number known before -----------------------------------------------------------------------------------------
+
+/// n / divisor for 0 <= n < 2^31 by a product and a shift (Granlund and Montgomery 1994): a division takes a GPU some 20 instructions.
+struct Divider {
+  int divisor, shift;
+  std::uint32_t factor;
+  __device__ __forceinline__ int divide(int n) const {
+    return static_cast<int>(static_cast<std::uint64_t>(static_cast<std::uint32_t>(n)) * factor >> shift);
+  }
+};
+/// divisor > 0.
+__host__ __device__ __forceinline__ Divider divider(int divisor) {
+  int bits = 0;
+  while (std::int64_t{1} << bits < divisor) ++bits;
+  const std::uint64_t power = std::uint64_t{1} << (31 + bits), by = static_cast<std::uint64_t>(divisor);
+  return {divisor, 31 + bits, static_cast<std::uint32_t>((power + by - 1) / by)};
+}
+
 // ---- strided tensors -----------------------------------------------------------------------------------------------------------
 
 /// Sizes and the strides of up to two tensors over them.

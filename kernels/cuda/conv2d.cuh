@@ -18,6 +18,8 @@
 // Batch norm's moments: each block hands out mean and M2 of its 64 pixels per filter, merged in order by moments_merge_kernel; y is not
 // read again.
 //
+// kTgConvTf32 and kTgConvBf16 do the same sums on tensor cores: conv2d_tensor.cuh.
+//
 // Few filters per group (kTgConvDirect): one thread per output, taps in order; neighbouring threads have neighbouring channels. Bound by
 // memory where the group has one channel (depthwise), 2*R*S flops for every 8 bytes.
 #pragma once
@@ -382,13 +384,18 @@ inline tg_conv_algorithm conv2d_algorithm(const tg_conv_desc* d, tg_conv_pass pa
 
 /// What both algorithms can do: grids, and 32-bit arithmetic within pictures, pixels and depth.
 inline bool conv2d_supported(const tg_conv_desc* d, tg_conv_algorithm algorithm) {
-  const std::int64_t cg = d->c / d->groups, kg = d->k / d->groups, tile = kTile;
+  const std::int64_t cg = d->c / d->groups, kg = d->k / d->groups, tile = kTensorRows;
   if (d->dtype != kTgFloat32) return false;
   if (algorithm == kTgConvDirect) return d->groups > 1 && d->r * d->s * cg <= 65535;
-  const bool gemm = algorithm == kTgConvImplicitGemm || algorithm == kTgConvTf32 || algorithm == kTgConvBf16;
-  return gemm && d->r * d->s * cg < kMostInt - tile && d->r * d->s * kg < kMostInt - tile && d->n * d->p * d->q < kMostInt - tile &&
-         d->n * d->h * d->w < kMostInt - tile && kg <= 65535 * tile && cg <= 65535 * tile && d->groups <= 65535 &&
-         d->h + d->pad_top + d->pad_bottom < kMostInt / 2 && d->w + d->pad_left + d->pad_right < kMostInt / 2;
+  return (algorithm == kTgConvImplicitGemm || on_tensor_cores(algorithm)) && d->r * d->s * cg < kMostInt - tile &&
+         d->r * d->s * kg < kMostInt - tile && d->n * d->p * d->q < kMostInt - tile && d->n * d->h * d->w < kMostInt - tile &&
+         kg <= 65535 * tile && cg <= 65535 * tile && d->groups <= 65535 && d->h + d->pad_top + d->pad_bottom < kMostInt / 2 &&
+         d->w + d->pad_left + d->pad_right < kMostInt / 2;
+}
+
+/// Where there is something to multiply.
+inline bool conv2d_on_tensor_cores(const tg_conv_desc* d, tg_conv_algorithm algorithm) {
+  return on_tensor_cores(algorithm) && d->c > 0 && d->k > 0;
 }
 
 inline std::int64_t conv2d_packed_bytes(const tg_conv_desc* d) {
@@ -428,20 +435,16 @@ inline tg_status conv2d(const tg_conv_desc* d, const tg_conv_args* a, const tg_c
     const tg_batch_norm_desc m = moments_of(d);
     return moments(&m, y, a->mean, a->var, ctx);
   }
-  if (algorithm != kTgConvImplicitGemm && conv2d_fits_tensor_cores(d, x, w)) {
-    const tg_status status = algorithm == kTgConvTf32 ? conv2d_tensor<Precision::tf32>(d, x, w, bias, residual, y, ctx)
-                                                      : conv2d_tensor<Precision::bf16>(d, x, w, bias, residual, y, ctx);
-    if (status != kTgOk || !a->mean) return status;
-    const tg_batch_norm_desc m = moments_of(d);
-    return moments(&m, y, a->mean, a->var, ctx);
-  }
   float* const partial = a->mean ? static_cast<float*>(ctx->workspace) : nullptr;
+  const bool tensor = conv2d_on_tensor_cores(d, algorithm);
   const Launch shape = launch_of(ceil_div(pixels, kTile), ceil_div(kg, kTile), d->groups);
-  const tg_status status = cg % 4 == 0 && all_aligned16(x, w)
+  const tg_status status = tensor ? conv2d_tensor(d, x, w, bias, residual, y, partial, ctx)
+                           : cg % 4 == 0 && all_aligned16(x, w)
                                ? launch<conv2d_kernel<true>>(shape, ctx, *d, x, w, bias, residual, y, partial)
                                : launch<conv2d_kernel<false>>(shape, ctx, *d, x, w, bias, residual, y, partial);
   if (status != kTgOk || !a->mean) return status;
-  return merge_moments<float>(ceil_div(pixels, kTile), kTile, pixels, d->k, partial, static_cast<float*>(a->mean),
+  const std::int64_t rows = tensor ? kTensorRows : kTile;  // of each partial result
+  return merge_moments<float>(ceil_div(pixels, rows), rows, pixels, d->k, partial, static_cast<float*>(a->mean),
                               static_cast<float*>(a->var), ctx);
 }
 
@@ -455,6 +458,7 @@ inline tg_status conv2d_grad_data(const tg_conv_desc* d, const void* filter, con
   if (algorithm == kTgConvDirect) return launch<conv2d_direct_grad_data_kernel>(elementwise_launch(count), ctx, *d, w, g, to, count);
   const std::int64_t phases = d->stride_h * d->stride_w;
   if (d->groups * phases > 65535) return kTgUnsupported;
+  if (conv2d_on_tensor_cores(d, algorithm)) return conv2d_tensor_grad_data(d, w, g, to, ctx);
   const std::int64_t pixels = d->n * ceil_div(d->h, d->stride_h) * ceil_div(d->w, d->stride_w);
   const Launch shape = launch_of(ceil_div(pixels, kTile), ceil_div(cg, kTile), d->groups * phases);
   if (cg % 4 == 0 && kg % 4 == 0 && all_aligned16(w, g)) return launch<conv2d_grad_data_kernel<true>>(shape, ctx, *d, w, g, to);
@@ -463,8 +467,9 @@ inline tg_status conv2d_grad_data(const tg_conv_desc* d, const void* filter, con
 
 inline DepthSplit grad_filter_split(const tg_conv_desc* d, tg_conv_algorithm algorithm) {
   const std::int64_t columns = d->r * d->s * (d->c / d->groups), pixels = d->n * d->p * d->q;
+  const std::int64_t across = conv2d_on_tensor_cores(d, algorithm) ? kTensorRows : kTile;
   const std::int64_t tiles =
-      algorithm == kTgConvDirect ? ceil_div(d->k, 32) * columns : d->groups * ceil_div(d->k / d->groups, kTile) * ceil_div(columns, kTile);
+      algorithm == kTgConvDirect ? ceil_div(d->k, 32) * columns : d->groups * ceil_div(d->k / d->groups, kTile) * ceil_div(columns, across);
   return split_depth(tiles, pixels);  // at most 512 parts: the grid's third axis holds 65535
 }
 inline std::int64_t grad_filter_workspace(const tg_conv_desc* d) {
@@ -485,6 +490,8 @@ inline tg_status conv2d_grad_filter(const tg_conv_desc* d, const void* x, const 
   tg_status status = kTgOk;
   if (algorithm == kTgConvDirect) {
     status = launch<conv2d_direct_grad_filter_kernel>(launch_of(ceil_div(d->k, 32), columns, split.parts), ctx, *d, split, from, g, to);
+  } else if (conv2d_on_tensor_cores(d, algorithm)) {
+    status = conv2d_tensor_grad_filter(d, split, from, g, to, ctx);
   } else {
     const Launch shape = launch_of(ceil_div(columns, kTile), ceil_div(kg, kTile), d->groups * split.parts);
     status = cg % 4 == 0 && kg % 4 == 0 && all_aligned16(from, g)

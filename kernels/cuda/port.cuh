@@ -8,9 +8,9 @@
 // What kernels may use: __global__ __device__ __shared__ __align__ __launch_bounds__, threadIdx blockIdx blockDim gridDim, __syncthreads,
 // __syncwarp and the *_sync operations with explicit masks, atomics on integers (never on floats: their order would decide the result),
 // __threadfence (before and after the atomic that hands data to another block), and below: launch, Vec16/load16/store16,
-// TG_DYNAMIC_SHARED, TG_PORT_UNROLL (before a loop over registers), copy_on_device, Bf16, to_tf32, mma_tf32, mma_bf16, ldmatrix, cp_async.
-// Not: cooperative groups, __activemask, grid-wide waits. Static __shared__ only of plain types. Blocks that use warp operations have a
-// multiple of 32 threads.
+// TG_DYNAMIC_SHARED, TG_PORT_UNROLL (before a loop over registers), TG_PORT_ROLLED (before one that is not to be unrolled), copy_on_device,
+// Bf16, to_tf32, mma_tf32, mma_bf16, ldmatrix, cp_async. Not: cooperative groups, __activemask, grid-wide waits. Static __shared__ only of
+// plain types. Blocks that use warp operations have a multiple of 32 threads.
 //
 // mma_tf32, mma_bf16, ldmatrix: all 32 lanes of a warp together; layouts and rounding are in kernels/simt/matrix.hpp. A shuffle or an mma
 // does not order memory: __syncwarp does. cp_async<bytes>(shared, global): bytes 4, 8 or 16, both addresses multiples of that; with
@@ -147,6 +147,7 @@ __device__ __forceinline__ void store16(T* p, const Vec16<T>& v) {
 inline constexpr unsigned kWholeWarp = 0xffffffffu;
 
 __device__ __forceinline__ float float_from_bits(std::uint32_t bits) { return __uint_as_float(bits); }
+__device__ __forceinline__ std::uint32_t bits_of_float(float v) { return __float_as_uint(v); }
 __device__ __forceinline__ std::uint32_t to_tf32(float v) {
   std::uint32_t bits;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(v));
@@ -217,6 +218,7 @@ __device__ __forceinline__ void cp_async_wait() {
 }
 
 #define TG_PORT_UNROLL _Pragma("unroll")
+#define TG_PORT_ROLLED _Pragma("unroll 1")
 #define TG_DYNAMIC_SHARED(T, name)                                          \
   extern __shared__ __align__(128) unsigned char tg_dynamic_shared_bytes[]; \
   T* const name = reinterpret_cast<T*>(tg_dynamic_shared_bytes)
@@ -332,6 +334,7 @@ inline int __popc(std::uint32_t v) { return std::popcount(v); }
 inline constexpr unsigned kWholeWarp = 0xffffffffu;
 
 inline float float_from_bits(std::uint32_t bits) { return std::bit_cast<float>(bits); }
+inline std::uint32_t bits_of_float(float v) { return std::bit_cast<std::uint32_t>(v); }
 inline std::uint32_t to_tf32(float v) { return machine::to_tf32(v); }
 inline std::uint16_t bf16_bits(float v) { return machine::to_bf16(v); }
 inline float bf16_value(std::uint16_t bits) { return machine::from_bf16(bits); }
@@ -367,6 +370,7 @@ void cp_async_wait(TG_HERE) {
 
 #undef TG_HERE
 #define TG_PORT_UNROLL
+#define TG_PORT_ROLLED
 #define TG_DYNAMIC_SHARED(T, name) T* const name = static_cast<T*>(machine::dynamic_shared())
 
 #endif

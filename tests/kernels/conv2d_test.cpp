@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Copyright The tomograd authors
 //
-// Convolution on every table: forward with every epilogue, gradients of data and filter, and every algorithm a table offers.
+// Convolution on every table: forward with every epilogue, gradients of data and filter, and every algorithm a table offers. Tensor cores'
+// (tf32, bf16), which only simt and cuda have, are asked for a choice of the shapes and for some of their own.
 #include "support/kernels.hpp"
 
 using namespace tomograd_test;
@@ -75,6 +76,37 @@ const std::vector<Conv> kConvs{
     {"empty batch", 0, 5, 5, 3, 4, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},
 };
 
+/// For tensor cores: channels 1, 3, 5, 8, 64, 65, batches of 0, 1 and 3, everything that a descriptor can say.
+const std::vector<Conv>& tensor_convs() {
+  static const std::vector<Conv> convs = [] {
+    const std::set<std::string> names{"1x1",
+                                      "1x1 stride 2",
+                                      "linear",
+                                      "one pixel",
+                                      "3x3 stride 2 valid",
+                                      "7x7 stride 2",
+                                      "asymmetric",
+                                      "dilated",
+                                      "groups",
+                                      "groups 1x1",
+                                      "stride over kernel padded",
+                                      "kernel over image",
+                                      "dilated stride 2",
+                                      "empty batch"};
+    std::vector<Conv> chosen{{"3x3 three", 3, 5, 6, 8, 64, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},
+                             {"3x3 one of 64", 1, 9, 11, 64, 8, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},
+                             {"3x3 one of 65", 1, 5, 6, 65, 5, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},
+                             {"3x3 stride 2 of 8", 3, 8, 9, 8, 65, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1},
+                             {"1x1 split", 1, 24, 23, 8, 4, 1, 1}};
+    for (const Conv& c : kConvs)
+      if (names.count(c.name)) chosen.push_back(c);
+    EXPECT_EQ(chosen.size(), names.size() + 5);
+    return chosen;
+  }();
+  return convs;
+}
+
+const std::vector<std::pair<tg_conv_algorithm, const char*>> kTensorCores{{kTgConvTf32, " tf32"}, {kTgConvBf16, " bf16"}};
 const std::vector<std::pair<tg_conv_algorithm, const char*>> kAlgorithms{
     {kTgConvAuto, " auto"},         {kTgConvImplicitGemm, " implicit gemm"}, {kTgConvDirect, " direct"},
     {kTgConvWinograd, " winograd"}, {kTgConvWinograd2, " winograd 2"},       {kTgConvWinograd5, " winograd 5"}};
@@ -82,6 +114,8 @@ const std::vector<std::pair<tg_conv_algorithm, const char*>> kAlgorithms{
 /// What kind of tolerance and what may be missing, for an algorithm asked for by name.
 ConformOptions options_for(const std::string& kernel, tg_conv_algorithm algorithm) {
   ConformOptions options;
+  for (const auto& [a, name] : kTensorCores)
+    if (a == algorithm) return {.tolerance = name + 1, .may_skip = true, .algorithm = name};
   options.tolerance = algorithm >= kTgConvWinograd || algorithm == kTgConvAuto ? "conv2d winograd" : kernel;
   options.may_skip = algorithm != kTgConvAuto;
   for (const auto& [a, name] : kAlgorithms)
@@ -118,6 +152,32 @@ void check_forward(const Conv& conv, tg_conv_algorithm algorithm, const char* ki
       options_for("conv2d", algorithm));
 }
 
+void check_grad_data(const Conv& conv, tg_conv_algorithm algorithm, const char* kind) {
+  conform(
+      "conv2d_grad_data", std::string(conv.name) + kind,
+      [&](auto& run) {
+        const tg_conv_desc d = conv.describe(run.dtype, algorithm);
+        auto &w = run.input(filter_for(conv)), &dy = run.input(normal(d.n * d.p * d.q * d.k, 5));
+        auto& dx = run.output(d.n * d.h * d.w * d.c);
+        run.workspace(kTgOpConv2dGradData, &d);
+        run.call(run.table->conv2d_grad_data, &d, w, dy, dx);
+      },
+      options_for("conv2d_grad_data", algorithm));
+}
+
+void check_grad_filter(const Conv& conv, tg_conv_algorithm algorithm, const char* kind) {
+  conform(
+      "conv2d_grad_filter", std::string(conv.name) + kind,
+      [&](auto& run) {
+        const tg_conv_desc d = conv.describe(run.dtype, algorithm);
+        auto &x = run.input(normal(d.n * d.h * d.w * d.c, 1)), &dy = run.input(normal(d.n * d.p * d.q * d.k, 5));
+        auto& dw = run.output(d.k * d.r * d.s * (d.c / d.groups));
+        run.workspace(kTgOpConv2dGradFilter, &d);
+        run.call(run.table->conv2d_grad_filter, &d, x, dy, dw);
+      },
+      options_for("conv2d_grad_filter", algorithm));
+}
+
 }  // namespace
 
 TEST(Conv2d, Forward) {
@@ -149,32 +209,23 @@ TEST(Conv2d, WithMoments) {
 
 TEST(Conv2d, GradData) {
   for (const auto& conv : kConvs)
-    for (const auto& [algorithm, name] : kAlgorithms)
-      conform(
-          "conv2d_grad_data", std::string(conv.name) + name,
-          [&, algorithm = algorithm](auto& run) {
-            const tg_conv_desc d = conv.describe(run.dtype, algorithm);
-            auto &w = run.input(filter_for(conv)), &dy = run.input(normal(d.n * d.p * d.q * d.k, 5));
-            auto& dx = run.output(d.n * d.h * d.w * d.c);
-            run.workspace(kTgOpConv2dGradData, &d);
-            run.call(run.table->conv2d_grad_data, &d, w, dy, dx);
-          },
-          options_for("conv2d_grad_data", algorithm));
+    for (const auto& [algorithm, name] : kAlgorithms) check_grad_data(conv, algorithm, name);
 }
 
 TEST(Conv2d, GradFilter) {
   for (const auto& conv : kConvs)
-    for (const auto& [algorithm, name] : kAlgorithms)
-      conform(
-          "conv2d_grad_filter", std::string(conv.name) + name,
-          [&, algorithm = algorithm](auto& run) {
-            const tg_conv_desc d = conv.describe(run.dtype, algorithm);
-            auto &x = run.input(normal(d.n * d.h * d.w * d.c, 1)), &dy = run.input(normal(d.n * d.p * d.q * d.k, 5));
-            auto& dw = run.output(d.k * d.r * d.s * (d.c / d.groups));
-            run.workspace(kTgOpConv2dGradFilter, &d);
-            run.call(run.table->conv2d_grad_filter, &d, x, dy, dw);
-          },
-          options_for("conv2d_grad_filter", algorithm));
+    for (const auto& [algorithm, name] : kAlgorithms) check_grad_filter(conv, algorithm, name);
+}
+
+TEST(Conv2d, TensorCores) {
+  for (const auto& conv : tensor_convs())
+    for (const auto& [algorithm, name] : kTensorCores) {
+      check_forward(conv, algorithm, name, false, false, false, false);
+      check_forward(conv, algorithm, name, true, true, true, false);
+      check_forward(conv, algorithm, name, false, false, false, true);
+      check_grad_data(conv, algorithm, name);
+      check_grad_filter(conv, algorithm, name);
+    }
 }
 
 TEST(Conv2d, ChooseNeverAnswersAuto) {

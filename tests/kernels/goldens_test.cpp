@@ -209,7 +209,7 @@ TEST_F(Goldens, Unary) {
 TEST_F(Goldens, Matmul) {
   for (const int trans_a : {0, 1})
     for (const int trans_b : {0, 1}) {
-      const tg_matmul_desc d{2, 3, 4, 5, trans_a, trans_b, kTgFloat64};
+      const tg_matmul_desc d{2, 3, 4, 5, trans_a, trans_b, kTgFloat64, kTgConvAuto};
       const auto a = pattern(30, 27), b = pattern(40, 28);
       Doubles& c = zeros(24);
       table->matmul(&d, a.data(), b.data(), c.data(), ctx);

@@ -164,26 +164,25 @@ class Everything {
       auto packed = out(weights), mean = out(d.k), var = out(d.k);
       call(k_.conv2d_pack, d, packed, w.data(), packed.data());
       const tg_conv_args plain{x.data(), packed.data(), nullptr, nullptr, y.data(), nullptr, nullptr};
-      call_with(kTgOpConv2d, k_.conv2d, d, y, &plain);
-      for (const tg_conv_algorithm tensor_cores : {kTgConvTf32, kTgConvBf16}) {
-        tg_conv_desc t = d;
-        t.algorithm = tensor_cores;
-        call_with(kTgOpConv2d, k_.conv2d, t, y, &plain);
-      }
       const tg_conv_args with_moments{x.data(), packed.data(), nullptr, nullptr, y.data(), mean.data(), var.data()};
-      call_with(kTgOpConv2dWithMoments, k_.conv2d, d, mean, &with_moments);
-      all_.insert(all_.end(), var.begin(), var.end());
-      call_with(kTgOpConv2dGradData, k_.conv2d_grad_data, d, dx, w.data(), dy.data(), dx.data());
-      call_with(kTgOpConv2dGradFilter, k_.conv2d_grad_filter, d, dw, x.data(), dy.data(), dw.data());
+      for (const tg_conv_algorithm algorithm : {kTgConvAuto, kTgConvTf32, kTgConvBf16}) {
+        d.algorithm = algorithm;
+        call_with(kTgOpConv2d, k_.conv2d, d, y, &plain);
+        call_with(kTgOpConv2dWithMoments, k_.conv2d, d, mean, &with_moments);
+        all_.insert(all_.end(), var.begin(), var.end());
+        call_with(kTgOpConv2dGradData, k_.conv2d_grad_data, d, dx, w.data(), dy.data(), dx.data());
+        call_with(kTgOpConv2dGradFilter, k_.conv2d_grad_filter, d, dw, x.data(), dy.data(), dw.data());
+      }
     }
   }
   void products() {
     for (const std::int64_t size : {20, 21})
-      for (const int trans : {0, 1, 2, 3}) {
-        const tg_matmul_desc d{2, size, size + 4, trans == 0 ? 600 : size, trans & 1, trans >> 1, kTgFloat32};
-        auto a = in(d.batch * d.m * d.k), b = in(d.batch * d.k * d.n), c = out(d.batch * d.m * d.n);
-        call_with(kTgOpMatmul, k_.matmul, d, c, a.data(), b.data(), c.data());
-      }
+      for (const int trans : {0, 1, 2, 3})
+        for (const tg_conv_algorithm algorithm : {kTgConvAuto, kTgConvTf32, kTgConvBf16}) {
+          const tg_matmul_desc d{2, size, size + 4, trans == 0 ? 600 : size, trans & 1, trans >> 1, kTgFloat32, algorithm};
+          auto a = in(d.batch * d.m * d.k), b = in(d.batch * d.k * d.n), c = out(d.batch * d.m * d.n);
+          call_with(kTgOpMatmul, k_.matmul, d, c, a.data(), b.data(), c.data());
+        }
   }
 
   const tg_kernels& k_;

@@ -385,6 +385,8 @@ inline Tolerance tolerance_of(const std::string& kernel) {
       {"conv2d_grad_filter", {1e-6, 5e-6, true}},
       {"conv2d winograd", {1e-6, 5e-6, true}},
       {"matmul", {1e-6, 2e-6, true}},
+      {"tf32", {1e-6, 2e-3, true}},
+      {"bf16", {1e-6, 2e-2, true}},
       {"max_pool", {0, 1e-7, false}},
       {"max_pool_grad", {2e-7, 1e-6, false}},
       {"avg_pool", {2e-7, 1e-6, false}},
