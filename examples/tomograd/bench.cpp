@@ -24,7 +24,7 @@ struct Options : cli::Shared {
   std::string arch, weights, trace;
   std::int64_t batch = 1, size = 0;
   double seconds = 3;
-  bool train = false, json = false, describe = false, no_winograd = false, batch_invariant = false, no_pieces = false;
+  bool train = false, json = false, describe = false, no_winograd = false, batch_invariant = false, no_pieces = false, recompute = false;
 };
 
 double ms_between(Clock::time_point a, Clock::time_point b) { return std::chrono::duration<double, std::milli>(b - a).count(); }
@@ -124,6 +124,8 @@ int bench(const Options& o) {
   std::string table, described, digest;
   if (o.train) {
     tg::set_conv_algorithms({.winograd = !o.no_winograd, .batch_invariant = o.batch_invariant});
+    for (tg::nn::Module* m : net->children())
+      if (auto* stage = dynamic_cast<tg::nn::Sequential*>(m)) stage->recompute = o.recompute;
     tg::optim::SGD optimizer({{.parameters = net->parameters(), .lr = 1e-3}});
     const tg::Tensor labels = tg::full({o.batch}, 0, tg::DType::i64);
     ms = timed(o.seconds, interrupt.token(), [&] {
@@ -191,6 +193,7 @@ Command add_bench(CLI::App& app) {
   app.add_flag("--no-winograd", o->no_winograd, "Direct sums only");
   app.add_flag("--batch-invariant", o->batch_invariant, "Choose algorithms without looking at the batch");
   app.add_flag("--no-pieces", o->no_pieces, "Every step takes the whole batch in one call: more memory");
+  app.add_flag("--recompute", o->recompute, "With --train: blocks run twice instead of keeping their inside");
   cli::add_seed(app, *o);
   cli::add_threads(app, *o);
   cli::add_device(app, *o);

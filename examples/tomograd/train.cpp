@@ -22,7 +22,7 @@ struct Options : cli::Shared {
   double lr = 0, valid = 0.2;
   int epochs = 10;
   std::int64_t batch = 32, size = 224, hu_offset = 0;
-  bool head_only = false;
+  bool head_only = false, recompute = false;
 };
 
 std::string join(const std::vector<std::string>& names) {
@@ -109,6 +109,7 @@ int train(const Options& o) {
                        .preprocessing = preprocessing,
                        .seed = o.seed,
                        .decode = decode,
+                       .recompute = o.recompute,
                        .on_batch = cli::on_batch(bar),
                        .on_epoch = cli::on_epoch(bar)});
   cli::Interrupt interrupt;
@@ -205,6 +206,7 @@ Command add_train(CLI::App& app) {
   app.add_option("--size", o->size, "Pixels per side that the network sees")->capture_default_str()->check(CLI::Range(32, 2048));
   app.add_option("--augment", o->augment, "none, contrast or ct")->capture_default_str()->check(CLI::IsMember({"none", "contrast", "ct"}));
   app.add_option("--hu-offset", o->hu_offset, "Pictures are 16-bit and hold Hounsfield units plus this number (1024)");
+  app.add_flag("--recompute", o->recompute, "Less memory: blocks run twice per step, and take a third more time");
   app.add_flag("--head-only", o->head_only, "Train the last layer only");
   cli::add_out(app, *o, "Folder for report.html, metrics.json, predictions.csv, curves.csv and model.safetensors");
   cli::add_seed(app, *o);

@@ -57,6 +57,18 @@ void expect_same_state(tg::nn::Module& a, tg::nn::Module& b) {
   for (std::size_t i = 0; i < x.size(); ++i) EXPECT_TRUE(same_bits(*x[i].tensor, *y[i].tensor)) << x[i].name;
 }
 
+TEST(Learner, RecomputingChangesNoBit) {
+  const Pictures p(16, 0);
+  const auto a = small_net(), b = small_net();
+  tg::Learner plain(*a, p.train, p.valid, options());
+  plain.fit(kFit);
+  tg::LearnerOptions twice = options();
+  twice.recompute = true;
+  tg::Learner again(*b, p.train, p.valid, twice);
+  again.fit(kFit);
+  expect_same_state(*a, *b);
+}
+
 TEST(Learner, Learns) {
   const Pictures p(32, 12);
   const auto net = small_net();

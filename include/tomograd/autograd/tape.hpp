@@ -8,8 +8,8 @@
 //     tape.backward(loss);                       // gradients land in the parameters; the tape is consumed
 //
 // A call is kept only when a gradient flows through it; of its tensors only the values that its backward needs, and each is let go as soon
-// as its call has been differentiated. A kept value that was changed in place (by an optimiser, a
-// loader, Tensor::write) is noticed and throws.
+// as its call has been differentiated. Values that cost one pass over memory to make again from others that are kept, batch norm's outputs,
+// are not kept at all. A kept value that was changed in place (by an optimiser, a loader, Tensor::write) is noticed and throws.
 #pragma once
 
 #include <algorithm>
@@ -40,15 +40,23 @@ using Gradients = std::vector<Tensor>;
 
 /// How an op is differentiated. A global object of this type registers it:
 ///     inline const Backward relu_backward{"relu", {.outputs = 1}, [](const BackwardCall& b) -> Gradients { … }};
-/// keep says which values the function reads, as bit masks over inputs and outputs; all others are freed early.
+/// keep says which values the function reads, as bit masks over inputs and outputs (outputs only where outputs_if says so, if it is there);
+/// all others are freed early.
+/// remake, where there is one, makes the first output again with the same bits, from the inputs of its mask and what the call saved.
 class Backward {
  public:
   struct Keep {
     std::uint64_t inputs = 0, outputs = 0;
+    bool (*outputs_if)(const OpCall&) = nullptr;
+  };
+  struct Remake {
+    std::uint64_t inputs = 0;
+    Tensor (*run)(const OpCall&) = nullptr;
   };
   using Function = Gradients (*)(const BackwardCall&);
 
-  Backward(const char* op, Keep kept, Function function) : keep(kept), run(function) { table()[op] = this; }
+  Backward(const char* op, Keep kept, Function function) : Backward(op, kept, function, Remake()) {}
+  Backward(const char* op, Keep kept, Function function, Remake again) : keep(kept), remake(again), run(function) { table()[op] = this; }
   Backward(const Backward&) = delete;
   Backward& operator=(const Backward&) = delete;
 
@@ -59,6 +67,7 @@ class Backward {
   }
 
   const Keep keep;
+  const Remake remake;
   const Function run;
 
  private:
@@ -68,10 +77,14 @@ class Backward {
   }
 };
 
+struct TapeOptions {
+  bool remake = true;  // off: batch norm's outputs are kept, not made again in the backward pass. The same gradients, more memory
+};
+
 class Tape final : public Recorder {
  public:
   /// Starts recording on this thread. Tapes nest: the inner one records until it goes.
-  Tape() = default;
+  explicit Tape(const TapeOptions& options = {}) : options_(options) {}
 
   void record(OpCall call) override {
     std::vector<bool> wanted(call.inputs.size());
@@ -85,10 +98,32 @@ class Tape final : public Recorder {
     const Backward* backward = Backward::find(call.op);
     if (!backward) fail(std::string(call.op) + ": has no backward function", "register one with a tomograd::Backward object");
     for (const Tensor& t : call.outputs) flows_[t.id()] = true;
-    Entry e{std::move(call), backward, std::move(wanted), {}};
-    keep(e.call.inputs, backward->keep.inputs, e.versions);
-    keep(e.call.outputs, backward->keep.outputs, e.versions);
+    const bool reads_outputs = !backward->keep.outputs_if || backward->keep.outputs_if(call);
+    Entry e{std::move(call), backward, std::move(wanted), backward->keep.inputs, reads_outputs ? backward->keep.outputs : 0, {}, {}};
+    std::uint64_t inputs = e.reads_inputs;
+    if (can_remake(e)) {
+      inputs |= backward->remake.inputs;
+      const Tensor& y = e.call.outputs[0];
+      remakes_[y.id()] = {entries_.size(), y.body().storage, y.version(), {}};
+    }
+    keep(e.call.inputs, inputs, e.versions);
+    keep(e.call.outputs, e.reads_outputs, e.versions);
     entries_.push_back(std::move(e));
+  }
+
+  /// Keeps x and no result of f's inside; f's parameters get their gradients when backward() comes to it.
+  Tensor checkpoint(const Function& f, const Tensor& x) override {
+    Parameters used;
+    Tensor y = f(x);
+    used.end();
+    const bool flows = x.requires_grad() || flows_.contains(x.id());
+    if (y.same(x) || (!flows && used.versions.empty())) return y;
+    flows_[y.id()] = true;
+    Entry e{{"checkpoint", {x}, {y}, {}}, nullptr, {flows}, 1, 0, std::move(used.versions), f};
+    keep(e.call.inputs, 1, e.versions);
+    keep(e.call.outputs, 0, e.versions);
+    entries_.push_back(std::move(e));
+    return y;
   }
 
   /// Leaves d(y)/d(t) in t.grad() of every tensor with requires_grad that y depends on, adding to what is there.
@@ -111,20 +146,22 @@ class Tape final : public Recorder {
     if (y.requires_grad()) leaves[y.id()].tensor = y;
     gradients[y.id()] = seed ? seed : full(y.shape(), 1, y.dtype(), y.device());
     while (!entries_.empty()) {
-      Entry e = std::move(entries_.back());
-      entries_.pop_back();
       std::vector<Tensor> dy;
       bool any = false;
-      for (const Tensor& t : e.call.outputs) {
+      for (const Tensor& t : entries_.back().call.outputs) {
         const auto it = gradients.find(t.id());
         if (const auto leaf = leaves.find(t.id()); leaf != leaves.end() && it != gradients.end()) leaf->second.gradient = it->second;
         dy.push_back(it == gradients.end() ? Tensor{} : std::move(it->second));
         if (it != gradients.end()) gradients.erase(it);
         any = any || dy.back();
       }
+      if (any) fetch_remade(entries_.back());
+      Entry e = std::move(entries_.back());
+      entries_.pop_back();
+      if (!e.call.outputs.empty()) remakes_.erase(e.call.outputs[0].id());  // who needed it has had it
       if (!any) continue;
       check_versions(e);
-      Gradients dx = e.backward->run({e.call, dy, e.wanted});
+      Gradients dx = e.again ? backward_again(e, dy[0]) : e.backward->run({e.call, dy, e.wanted});
       dy.clear();
       if (dx.size() > e.call.inputs.size()) fail(std::string(e.call.op) + ": backward returned more gradients than it has inputs");
       for (std::size_t i = 0; i < dx.size(); ++i) {
@@ -156,25 +193,92 @@ class Tape final : public Recorder {
     OpCall call;
     const Backward* backward;
     std::vector<bool> wanted;
+    std::uint64_t reads_inputs, reads_outputs;  // masks: what backward reads
     std::vector<std::pair<Tensor, std::uint64_t>> versions;
+    Function again;  // of checkpoint: what runs once more
   };
 
-  static void keep(std::vector<Tensor>& tensors, std::uint64_t mask, std::vector<std::pair<Tensor, std::uint64_t>>& versions) {
+  /// Notes the tensors with requires_grad that ops read, and records nothing.
+  struct Parameters final : Recorder {
+    std::vector<std::pair<Tensor, std::uint64_t>> versions;
+    void record(OpCall call) override {
+      for (const Tensor& t : call.inputs)
+        if (t.requires_grad() && std::none_of(versions.begin(), versions.end(), [&](const auto& v) { return v.first.same(t); }))
+          versions.emplace_back(t, t.version());
+    }
+    void end() { stop(); }
+  };
+
+  Gradients backward_again(const Entry& e, const Tensor& dy) const {
+    Tensor x = e.call.inputs[0].detach();
+    x.set_requires_grad(e.wanted[0]);
+    Tape inner(options_);
+    Tensor y;
+    {
+      const detail::RunsAgain again;
+      y = e.again(x);
+    }
+    if (!(y.shape() == e.call.outputs[0].shape()))
+      fail("backward: checkpoint's function gave " + e.call.outputs[0].shape().str() + " and, run again, " + y.shape().str());
+    inner.backward(y, dy);
+    return {x.grad()};
+  }
+
+  /// A value that is not kept, and the call that makes it again. tensor: made already.
+  struct Remade {
+    std::size_t entry;
+    std::weak_ptr<detail::Storage> storage;
+    std::uint64_t version;
+    Tensor tensor;
+  };
+
+  /// Only from values that are kept themselves: no chains.
+  bool can_remake(const Entry& e) const {
+    const Backward::Remake& remake = e.backward->remake;
+    if (!options_.remake || !remake.run || e.call.outputs[0].requires_grad()) return false;
+    for (std::size_t i = 0; i < e.call.inputs.size(); ++i)
+      if ((remake.inputs >> i & 1) && e.call.inputs[i] && remakes_.contains(e.call.inputs[i].id())) return false;
+    return true;
+  }
+
+  void keep(std::vector<Tensor>& tensors, std::uint64_t mask, std::vector<std::pair<Tensor, std::uint64_t>>& versions) const {
     for (std::size_t i = 0; i < tensors.size(); ++i) {
       Tensor& t = tensors[i];
       if (!t) continue;
-      if (i < 64 && (mask >> i & 1))
+      const bool needed = i < 64 && (mask >> i & 1);
+      const auto remade = needed ? remakes_.find(t.id()) : remakes_.end();
+      if (needed && (remade == remakes_.end() || remade->second.version != t.version()))
         versions.emplace_back(t, t.version());
-      else if (!t.requires_grad())
+      else if (needed || !t.requires_grad())
         t = t.shape_only();
     }
   }
 
+  /// Gives the call the values that were not kept.
+  void fetch_remade(Entry& e) {
+    for (auto [tensors, mask] : {std::pair(&e.call.inputs, e.reads_inputs), std::pair(&e.call.outputs, e.reads_outputs)})
+      for (std::size_t i = 0; i < tensors->size() && i < 64; ++i) {
+        Tensor& t = (*tensors)[i];
+        if (!(mask >> i & 1) || !t || t.has_value()) continue;
+        Remade& r = remakes_.at(t.id());
+        if (!r.tensor) {
+          const Entry& maker = entries_[r.entry];
+          if (const auto storage = r.storage.lock(); storage && storage->version() != r.version) changed(t, maker);
+          check_versions(maker);
+          r.tensor = maker.backward->remake.run(maker.call);
+          r.tensor.body().id = t.id();  // the same value
+        }
+        t = r.tensor;
+      }
+  }
+
   static void check_versions(const Entry& e) {
     for (const auto& [t, version] : e.versions)
-      if (t.version() != version)
-        fail(std::string("backward: a tensor ") + t.shape().str() + " that " + e.call.op + " saved was changed in place",
-             "change it after backward, or work on a clone()");
+      if (t.version() != version) changed(t, e);
+  }
+  [[noreturn]] static void changed(const Tensor& t, const Entry& e) {
+    fail(std::string("backward: a tensor ") + t.shape().str() + " that " + e.call.op + " saved was changed in place",
+         "change it after backward, or work on a clone()");
   }
 
   static Tensor sum_of(Tensor a, Tensor b) {
@@ -186,8 +290,10 @@ class Tape final : public Recorder {
     return add(a, b);
   }
 
+  const TapeOptions options_;
   bool consumed_ = false;
   std::vector<Entry> entries_;
+  std::unordered_map<std::uint64_t, Remade> remakes_;
   std::unordered_map<std::uint64_t, bool> flows_;
 };
 

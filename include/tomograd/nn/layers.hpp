@@ -112,7 +112,7 @@ class BatchNorm2d : public Module {
                                   .moments = moments,
                                   .residual = residual,
                                   .activation = activation});
-    if (batch) ++*num_batches_tracked.data<std::int64_t>();
+    if (batch && !running_again()) ++*num_batches_tracked.data<std::int64_t>();
     return y;
   }
 
@@ -209,6 +209,8 @@ class Dropout : public Module {
 /// Runs its children one after the other. Owns what add() made.
 class Sequential : public Module {
  public:
+  bool recompute = false;  // a tape keeps each child's input only; backward runs the child once more. See checkpoint()
+
   explicit Sequential(const Scope& scope = {}) : Module(scope) {}
   Sequential(Module& parent, const std::string& key) : Module(Scope(parent, key)) {}
 
@@ -229,11 +231,29 @@ class Sequential : public Module {
   }
   Tensor forward(const Tensor& x) override {
     Tensor y = x;
-    for (Module* m : children()) y = (*m)(y);
+    for (Module* m : children()) y = recompute ? run_twice(*m, y) : (*m)(y);
     return y;
   }
 
  private:
+  /// The second run draws the first one's random numbers.
+  static Tensor run_twice(Module& child, const Tensor& x) {
+    struct Position {
+      std::uint64_t *at, first, now;
+    };
+    std::vector<Position> positions;
+    for (Module* m : child.modules())
+      if (std::uint64_t* const at = m->random_position()) positions.push_back({at, *at, *at});
+    return checkpoint(
+        [&child, positions](const Tensor& in) mutable {
+          if (!running_again()) return child(in);
+          for (Position& p : positions) p.now = std::exchange(*p.at, p.first);
+          Tensor y = child(in);
+          for (const Position& p : positions) *p.at = p.now;
+          return y;
+        },
+        x);
+  }
   std::vector<std::unique_ptr<Module>> owned_;
 };
 

@@ -82,6 +82,7 @@ class Module {
   /// Runs the hooks; for parents that run a child's arithmetic fused with a neighbour's.
   void ran(const Tensor& x, const Tensor& y) {
     if (recorder() && recorder()->dry()) return;  // compiling: there are shapes, but no values
+    if (running_again()) return;                  // they were called the first time
     for (const Hook& hook : hooks_) hook(*this, x, y);
   }
 

@@ -54,7 +54,7 @@ inline Tensor batch_norm_act(const Tensor& x, const BatchNormArgs& a) {
   }
   // Everything per channel in one small tensor: inv_std, scale, shift.
   const Tensor inv_std = empty({c}, x.dtype(), x.device()), scale = empty_like(inv_std), shift = empty_like(inv_std);
-  const bool update = a.training && a.running_mean && a.running_var && rows > 0;
+  const bool update = a.training && a.running_mean && a.running_var && rows > 0 && !running_again();
   auto raw = [](const Tensor& t) { return const_cast<void*>(t.raw()); };
   launch("batch_norm", x, k.batch_norm_fold, desc, m.mean.raw(), m.var.raw(), raw_or_null(a.gamma), raw_or_null(a.beta),
          update ? raw(a.running_mean) : nullptr, update ? raw(a.running_var) : nullptr, raw(inv_std), raw(scale), raw(shift));
@@ -71,7 +71,7 @@ inline Tensor batch_norm_act(const Tensor& x, const BatchNormArgs& a) {
             {x, a.gamma, a.beta, a.residual, a.training ? Tensor{} : a.running_mean, a.training ? Tensor{} : a.running_var},
             {y},
             {{"eps", a.eps}, {"training", std::int64_t{a.training}}, {"activation", static_cast<std::int64_t>(a.activation)}},
-            {a.training ? m.mean : a.running_mean.clone(), inv_std}});
+            {a.training ? m.mean : a.running_mean.clone(), inv_std, scale, shift}});
   }
   return y;
 }

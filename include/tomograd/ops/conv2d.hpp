@@ -164,6 +164,13 @@ inline std::shared_ptr<Storage> packed_filter(const char* op, const tg_conv_desc
   if (!body.keep_packed) return pack(nullptr);
   std::lock_guard lock(body.packed_mutex);
   const std::uint64_t version = w.version();
+  if (recorder() && w.requires_grad()) {  // about to learn: after the next step another would be needed, so memory is not held for this one
+    std::erase_if(body.packed, [&](const Packed& p) { return p.version != version; });
+    const auto now = std::find_if(body.packed.begin(), body.packed.end(), [&](const Packed& p) {
+      return p.table == &k && p.algorithm == desc.algorithm && p.groups == desc.groups;
+    });
+    return now == body.packed.end() ? pack(nullptr) : now->bytes;
+  }
   for (Packed& p : body.packed) {
     if (p.table != &k || p.algorithm != desc.algorithm || p.groups != desc.groups) continue;
     if (p.version != version) {

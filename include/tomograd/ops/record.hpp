@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -43,6 +44,9 @@ class Recorder {
   virtual void record(OpCall call) = 0;
   /// True: ops only check and allocate, nothing is computed (a Tracer wants the shape of the work, not its result).
   virtual bool dry() const { return false; }
+  using Function = std::function<Tensor(const Tensor&)>;
+  /// y = f(x). A recorder that keeps values for later may keep x alone, and run f once more when it needs the others.
+  virtual Tensor checkpoint(const Function& f, const Tensor& x) { return f(x); }
   Recorder(const Recorder&) = delete;
   Recorder& operator=(const Recorder&) = delete;
 
@@ -78,5 +82,27 @@ class NoRecord final : public Recorder {
   NoRecord() : Recorder(false) {}
   void record(OpCall) override {}
 };
+
+/// y = f(x), of whose inside a tape keeps nothing: its backward pass runs f once more (Chen et al. 2016, "Training deep nets with sublinear
+/// memory cost"). A second run must give what the first gave: while running_again(), running statistics, counters and hooks stay as they
+/// are. nn::Sequential::recompute does this for its children, dropout included.
+inline Tensor checkpoint(const Recorder::Function& f, const Tensor& x) { return recorder() ? recorder()->checkpoint(f, x) : f(x); }
+
+namespace detail {
+inline bool& runs_again() {
+  thread_local bool again = false;
+  return again;
+}
+struct RunsAgain {
+  const bool before = std::exchange(runs_again(), true);
+  RunsAgain() = default;
+  RunsAgain(const RunsAgain&) = delete;
+  RunsAgain& operator=(const RunsAgain&) = delete;
+  ~RunsAgain() { runs_again() = before; }
+};
+}  // namespace detail
+
+/// True while this thread runs a checkpointed function for the second time, for its gradients.
+inline bool running_again() { return detail::runs_again(); }
 
 }  // namespace tomograd::inline TOMOGRAD_ABI

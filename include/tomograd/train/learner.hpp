@@ -82,6 +82,7 @@ struct LearnerOptions {
   data::Decoder decode = data::decode_picture;  // how a file becomes pixels
   CrossEntropyOptions loss = {};
   nn::BatchNormMode body_batch_norm = nn::BatchNormMode::train;  // of an unfrozen body; a frozen one always uses `frozen`
+  bool recompute = false;  // blocks of the stages run twice per step instead of keeping their inside: less memory, a third more time
   std::function<void(const Progress&)> on_batch = {};
   std::function<void(const EpochResult&)> on_epoch = {};
 };
@@ -312,11 +313,27 @@ class Learner {
     return all;
   }
 
+  /// The net's stages run with recompute while it lives.
+  struct Recomputed {
+    std::vector<nn::Sequential*> stages;
+    Recomputed(Model& net, bool on) {
+      for (nn::Module* m : net.children())
+        if (auto* stage = dynamic_cast<nn::Sequential*>(m); on && stage && !stage->recompute) stages.push_back(stage);
+      for (nn::Sequential* stage : stages) stage->recompute = true;
+    }
+    ~Recomputed() {
+      for (nn::Sequential* stage : stages) stage->recompute = false;
+    }
+    Recomputed(const Recomputed&) = delete;
+    Recomputed& operator=(const Recomputed&) = delete;
+  };
+
   static Device device_of(Model& net) { return net.parameters().at(0).device(); }
 
   double step(const data::Batch& batch, optim::Optimizer& optimizer, int epoch, std::int64_t number) {
     double value = 0;
     {
+      const Recomputed recomputed(net_, options_.recompute);
       Tape tape;
       const Device device = device_of(net_);
       CrossEntropyOptions options = options_.loss;
