@@ -571,6 +571,7 @@ def main():
     p.add_argument("--out", metavar="STEM", help="--peers writes STEM.json, .md, .svg (default build/bench/peers)")
     p.add_argument("--python", action="append", default=[], metavar="PYTHON", help="look for peers here, and install nothing; may be repeated")
     p.add_argument("--seed", type=int, default=1, help="of weights and input")
+    p.add_argument("--work", type=pathlib.Path, default=OUT, help=argparse.SUPPRESS)
     p.add_argument("--bin", type=pathlib.Path, default=ROOT / "build/release/bin", help=argparse.SUPPRESS)
     o = p.parse_args()
     if o.threads is None:
@@ -584,6 +585,7 @@ def main():
     except re.error as e:
         p.error(f"--only '{o.only}' is no regular expression: {e}")
     o.bin = o.bin.absolute()  # programs run in OUT
+    globals().update(OUT=o.work.absolute(), DATA=o.work.absolute() / "data")
     OUT.mkdir(parents=True, exist_ok=True)
     command = (bench_layer if o.layer is not None else bench_compare if o.compare else bench_record if o.record else bench_peers
                if o.peers or o.all else None)

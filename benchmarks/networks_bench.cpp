@@ -2,12 +2,18 @@
 // Copyright The tomograd authors
 //
 // Whole networks at 224 x 224: planned inference and a training step (forward, backward, SGD), pictures per second. The roofline of a
-// network is the sum of its steps'; a training step counts as three times the forward pass.
+// network is the sum of its steps'; a training step counts as three times the forward pass. And one Classifier asked by several threads at
+// once: whoever finds the pool taken computes alone, and nobody shall wait much longer than the others.
 //     ./run bench networks --benchmark_filter=infer/resnet50
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
+#include <mutex>
 #include <string>
+#include <thread>
+#include <tomograd/infer.hpp>
 #include <tomograd/tomograd.hpp>
+#include <vector>
 
 #include "support.hpp"
 
@@ -63,7 +69,44 @@ void train(benchmark::State& state, const std::string& arch, std::int64_t batch)
   });
 }
 
+/// Each of `callers` threads asks ten times, one picture each; percentiles are of single answers.
+void classify(benchmark::State& state, const std::string& arch, int callers) {
+  const auto net = tg::make_model(arch);
+  const tg::Classifier model(*net, tg::Preprocessing::imagenet(), {});
+  const tg::Tensor x = noise(1);
+  std::mutex mutex;
+  std::vector<double> ms;
+  const auto ask = [&] {
+    std::vector<double> mine;
+    for (int i = 0; i < 10; ++i) {
+      const auto begin = bench::Clock::now();
+      benchmark::DoNotOptimize(model.logits(x));
+      mine.push_back(1e3 * bench::seconds_since(begin));
+    }
+    const std::lock_guard lock(mutex);
+    ms.insert(ms.end(), mine.begin(), mine.end());
+  };
+  const auto all = [&] {
+    std::vector<std::thread> threads;
+    for (int i = 0; i < callers; ++i) threads.emplace_back(ask);
+    for (std::thread& t : threads) t.join();
+    return kTgOk;
+  };
+  all();  // a session for each
+  ms.clear();
+  const double seconds = bench::time(state, all);
+  std::sort(ms.begin(), ms.end());
+  const double p50 = ms[ms.size() / 2], p99 = ms[ms.size() * 99 / 100];
+  state.counters["images/s"] = 10 * callers / seconds;
+  state.counters["p50 ms"] = p50;
+  state.counters["p99 ms"] = p99;
+  state.counters["p99/p50"] = p99 / p50;
+}
+
 void add_all() {
+  for (const int callers : {1, 4})
+    bench::add("classify/resnet18/callers:" + std::to_string(callers),
+               [=](benchmark::State& state) { classify(state, "resnet18", callers); });
   for (const std::string arch : {"resnet18", "resnet50", "resnet152"}) {
     for (const std::int64_t batch : {1, 16})
       bench::add("infer/" + arch + "/" + std::to_string(batch), [=](benchmark::State& state) { infer(state, arch, batch); });

@@ -60,14 +60,64 @@ TEST_F(Benchmarks, AbsurdLayersCostASentence) {
   EXPECT_TRUE(run("conv_layer 1,7,7,3,3,3,3,1,1", "TOMOGRAD_ISA=avx1024").says("TOMOGRAD_ISA=avx1024 is not available on this machine"));
 }
 
+/// What stands before a program's name runs it: bench.py, which gets the folder of programs as its last option.
+std::string bench_py(const std::string& options) {
+  return "python3 '" + (source_dir() / "benchmarks/bench.py").string() + "' --work work " + options + " --bin";
+}
+bool have_python() { return std::system("python3 --version > /dev/null 2>&1") == 0; }
+
+// Peers that break at each point of a run: each costs a sentence, and tomograd's own rows are measured.
+TEST_F(Benchmarks, PeersThatBreakCostASentence) {
+  if (!have_python()) GTEST_SKIP() << "python3 is not installed";
+  const struct {
+    const char *ready, *check, *time, *sentence;
+  } cases[] = {
+      {"sys.exit('boom')", "", "", "onnxruntime: ended with exit code 1: boom"},
+      {"os.kill(os.getpid(), 9)", "", "", "onnxruntime: ended with signal 9"},
+      {"say()", "open(path, 'wb').write(bytes(8))", "", "gives 2 numbers, tomograd "},
+      {"say()", "open(path, 'wb').write(bytes(len(ours)))", "", "results differ from tomograd's"},
+      {"say()", "open(path, 'wb').write(ours)", "raise ValueError('no more')", "ValueError: no more"},
+  };
+  for (const auto& c : cases) {
+    SCOPED_TRACE(c.sentence);
+    tomograd::write_file(folder / "peer", std::string("#!/usr/bin/env python3\nimport json, os, sys\n"
+                                                      "if sys.argv[-1] == 'probe': print('onnxruntime 0'); sys.exit()\n"
+                                                      "def say(): print(json.dumps({'passes': ['forward']}), flush=True)\n") +
+                                              c.ready +
+                                              "\nours = open(os.path.join(sys.argv[6], 'y.f32'), 'rb').read()\n"
+                                              "for line in sys.stdin:\n  what, path = line.split()[:2]\n"
+                                              "  if what == 'check': " +
+                                              (*c.check ? c.check : "pass") +
+                                              "\n"
+                                              "  else: " +
+                                              (*c.time ? c.time : "pass") + "\n  say()\n");
+    std::filesystem::permissions(folder / "peer", std::filesystem::perms::owner_all);
+    const Outcome o =
+        run("", bench_py("--layer 1,9,9,8,8,3,3,1,1 --peers --engines onnxruntime --python ./peer --rounds 1 --seconds 0.05"));
+    EXPECT_EQ(o.code, 0) << o;
+    EXPECT_TRUE(o.says(c.sentence)) << o;
+    EXPECT_TRUE(o.says("tomograd gemm") || o.says("tomograd winograd")) << o;
+    EXPECT_FALSE(o.says("Traceback")) << o;
+  }
+}
+
+TEST_F(Benchmarks, WithoutPyPIWhatIsThereIsMeasured) {
+  if (std::system("python3 -c 'import ensurepip' > /dev/null 2>&1") != 0) GTEST_SKIP() << "python3-venv is not installed";
+  const std::string nowhere = "TOMOGRAD_PYTHON=/nonexistent PIP_INDEX_URL=http://127.0.0.1:9/simple PIP_CONFIG_FILE=/dev/null ";
+  const Outcome o = run("", nowhere + bench_py("--layer 1,9,9,8,8,3,3,1,1 --peers --engines onnxruntime --rounds 1 --seconds 0.05"));
+  EXPECT_EQ(o.code, 0) << o;
+  EXPECT_TRUE(o.says("PyPI did not give numpy")) << o;
+  EXPECT_TRUE(o.says("onnxruntime is left out: ")) << o;
+  EXPECT_TRUE(o.says("tomograd gemm") || o.says("tomograd winograd")) << o;
+  EXPECT_FALSE(o.says("Traceback")) << o;
+}
+
 TEST_F(Benchmarks, BasesThatAreNoneCostASentence) {
-  if (std::system("python3 --version > /dev/null 2>&1") != 0) GTEST_SKIP() << "python3 is not installed";
-  // what stands before the program's name runs it: its path becomes --bin's value, and nothing of it is needed
-  const std::string script = "python3 '" + (source_dir() / "benchmarks/bench.py").string() + "' --compare base.json --bin";
+  if (!have_python()) GTEST_SKIP() << "python3 is not installed";
   for (const char* text :
        {"", "{}", "[1, 2]", R"({"rows": [{"kind": 1}]})", R"({"rows": [], "options": {"threads": 1}, "machine": {"isa": "x"}})"}) {
     tomograd::write_file(folder / "base.json", text);
-    const Outcome o = run("", script);
+    const Outcome o = run("", bench_py("--compare base.json"));
     EXPECT_EQ(o.code, 1) << text << "\n" << o;
     EXPECT_TRUE(o.says("bench: base.json ")) << text << "\n" << o;
     EXPECT_FALSE(o.says("Traceback")) << o;

@@ -7,6 +7,7 @@
 #include <tomograd/core/parallel.hpp>
 
 #include <atomic>
+#include <ctime>
 #include <numeric>
 #include <thread>
 
@@ -89,6 +90,52 @@ TEST(ParallelFor, WakesSleepingWorkers) {
     expect_every_block_once(64);
   }
 }
+
+#if defined(__unix__)
+double cpu_ms() {
+  timespec t{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+  return 1e3 * static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_nsec);
+}
+/// CPU time of the whole process, all threads, while this one sleeps. Workers that spin would take some 100 ms each.
+double cpu_ms_of_100_idle() {
+  const double before = cpu_ms();
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  return cpu_ms() - before;
+}
+
+// However loaded the machine is: a worker spins for a millisecond of the clock at most, and then costs nothing.
+TEST(ParallelFor, IdleWorkersCostNothing) {
+  const int workers = 3;
+  const Threads scope(workers + 1);
+  for (int i = 0; i < 20; ++i) expect_every_block_once(64);
+  EXPECT_LE(cpu_ms_of_100_idle(), workers * 1.0 + 2);
+  EXPECT_LE(cpu_ms_of_100_idle(), 2);
+}
+
+// An embedding program may hold a second copy of the library, with a pool of its own.
+TEST(ParallelFor, TwoPoolsDoNotFight) {
+  constexpr int kThreads = 3;
+  tg::detail::ThreadPool a(kThreads), b(kThreads);
+  std::atomic<std::int64_t> sums[2] = {};
+  const auto body = [](void* sum, std::int64_t block, std::int32_t) { *static_cast<std::atomic<std::int64_t>*>(sum) += block; };
+  std::thread other([&] {
+    for (int i = 0; i < 300; ++i) b.run(16, body, &sums[1]);
+  });
+  for (int i = 0; i < 300; ++i) a.run(16, body, &sums[0]);
+  other.join();
+  EXPECT_EQ(sums[0], 300 * 120);
+  EXPECT_EQ(sums[1], 300 * 120);
+  EXPECT_LE(cpu_ms_of_100_idle(), 2 * (kThreads - 1) * 1.0 + 2);
+  EXPECT_LE(cpu_ms_of_100_idle(), 2);
+  const double before = cpu_ms();  // one works, the other's workers sleep on
+  for (int i = 0; i < 20; ++i) {
+    a.run(
+        1, [](void*, std::int64_t, std::int32_t) { std::this_thread::sleep_for(std::chrono::milliseconds(5)); }, nullptr);
+  }
+  EXPECT_LE(cpu_ms() - before, 10);
+}
+#endif
 
 TEST(ParallelFor, UsesAnEmbeddersExecutor) {
   struct Own {
