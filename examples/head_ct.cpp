@@ -42,7 +42,7 @@ std::vector<Part> parts_of(const tg::data::Dataset& set, const Options& o) {
 
 int head_ct(const Options& o) {
   cli::apply(o);
-  const tg::Device device = tg::device_named(o.device);
+  const tg::Device device = cli::device_of(o);
   if (o.repeats > 1 && o.folds < 2) tg::fail("--repeats needs --folds, so that every repeat covers all slices", "--folds 5 --repeats 5");
   const auto start = std::chrono::steady_clock::now();
   const std::filesystem::path folder = o.data, table = folder / "labels.csv";

@@ -36,7 +36,7 @@ namespace tg = tomograd;
 struct Shared {
   std::uint64_t seed = 1;
   int threads = 0;
-  std::string device = "cpu";
+  std::string device = "cpu", kernels = "own";
   std::filesystem::path out;
 };
 
@@ -44,10 +44,20 @@ inline void add_seed(CLI::App& app, Shared& s) { app.add_option("--seed", s.seed
 inline void add_threads(CLI::App& app, Shared& s) {
   app.add_option("--threads", s.threads, "Threads to compute with (default: all cores this process may use)")->check(CLI::Range(1, 512));
 }
+inline void add_kernels(CLI::App& app, Shared& s) {
+  app.add_option("--kernels", s.kernels, "With --device cuda: own kernels, or the vendor's (cuDNN, cuBLASLt) where they serve")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"own", "vendor"}));
+}
 inline void add_device(CLI::App& app, Shared& s) {
   app.add_option("--device", s.device, "What computes: cpu or cuda ('tomograd devices' lists what is there)")
       ->capture_default_str()
       ->check(CLI::IsMember({"cpu", "cuda"}));
+  add_kernels(app, s);
+}
+/// What --device and --kernels name. Throws Error with the reason where it is not there.
+inline tg::Device device_of(const Shared& s) {
+  return tg::device_named(s.device, s.kernels == "vendor" ? tg::Kernels::vendor : tg::Kernels::own);
 }
 inline void add_out(CLI::App& app, Shared& s, const std::string& what, const std::string& def = {}) {
   s.out = def;

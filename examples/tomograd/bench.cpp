@@ -88,7 +88,7 @@ std::string trace(tg::Session& session, const tg::Tensor& x, tg::Tensor& y, cons
 
 int bench(const Options& o) {
   cli::apply(o);
-  const tg::Device device = tg::device_named(o.device);
+  const tg::Device device = cli::device_of(o);
   cli::Interrupt interrupt;
   tg::weights::StateDict file;
   std::unique_ptr<tg::nn::Module> net;

@@ -39,7 +39,7 @@ int predict(const Options& o) {
   for (const std::string& file : {o.csv, o.logits})
     if (!file.empty()) cli::check_writable(std::filesystem::absolute(file).parent_path());
 
-  tg::ClassifierOptions options{.architecture = o.arch, .max_batch = o.batch, .device = tg::device_named(o.device)};
+  tg::ClassifierOptions options{.architecture = o.arch, .max_batch = o.batch, .device = cli::device_of(o)};
   if (!o.classes.empty()) options.classes = cli::read_lines(o.classes);
   const auto published = manifest::read();
   const manifest::Published* const known = manifest::find_file(published, o.weights);

@@ -29,8 +29,9 @@ struct Options : cli::Shared {
   double tolerance = -1;
 };
 
-tg::Device any_device(const std::string& name) {
-  return name == "reference" ? tg::reference() : name == "simt" ? tg::simt() : tg::device_named(name);
+tg::Device any_device(const Options& o) {
+  if (o.kernels == "vendor") return cli::device_of(o);
+  return o.device == "reference" ? tg::reference() : o.device == "simt" ? tg::simt() : cli::device_of(o);
 }
 
 /// A weight file, a graph, or the name of a network, whose weights are then random.
@@ -82,7 +83,7 @@ std::size_t step_named(const std::vector<tg::StepInfo>& steps, const std::string
 
 int dump(const Options& o) {
   cli::apply(o);
-  const tg::Device device = any_device(o.device);
+  const tg::Device device = any_device(o);
   const auto net = network(o);
   net->to(device);
   const tg::Tensor x = input(o);
@@ -100,7 +101,7 @@ int dump(const Options& o) {
 int run(const Options& o) {
   cli::apply(o);
   const tg::Replay replay = tg::load_replay(o.file);
-  const tg::Device device = any_device(o.device);
+  const tg::Device device = any_device(o);
   const tg::Tensor y = tg::run_replay(replay, device);
   const tg::Difference d = tg::difference_of(y, replay.output);
   const auto with = [](const std::string& algorithm) { return algorithm.empty() ? "" : " (" + algorithm + ")"; };
@@ -133,6 +134,7 @@ Command add_replay(CLI::App& app) {
     sub.add_option("--device", o->device, "What computes: reference (plain loops), cpu, simt (the CUDA kernels on the CPU) or cuda")
         ->capture_default_str()
         ->check(CLI::IsMember({"reference", "cpu", "simt", "cuda"}));
+    cli::add_kernels(sub, *o);
     cli::add_threads(sub, *o);
   };
   CLI::App* sub = app.add_subcommand("dump", "Run a network, put one layer into a file");

@@ -58,7 +58,7 @@ std::pair<tg::data::Dataset, tg::data::Dataset> split(const tg::data::Dataset& s
 
 int train(const Options& o) {
   cli::apply(o);
-  const tg::Device device = tg::device_named(o.device);
+  const tg::Device device = cli::device_of(o);
   const tg::data::Dataset set = read_data(o);
   cli::check_writable(o.out);
   const auto [train_set, valid_set] = split(set, o);

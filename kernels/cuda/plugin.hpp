@@ -2,7 +2,8 @@
 // Copyright The tomograd authors
 //
 // How a program compiled by g++ alone gets at the table of api.cu: linked in (a weak reference, so that it may be missing), or loaded
-// from a shared library whose path somebody gave. Nothing is searched for. A loaded library stays until the program ends.
+// from a shared library whose path somebody gave. Nothing is searched for. A loaded library stays until the program ends. So for the
+// vendor's kernels (vendor.cpp), which are always loaded: they drag in hundreds of megabytes.
 #pragma once
 
 #include <string>
@@ -16,6 +17,8 @@ namespace tomograd::inline TOMOGRAD_ABI::kernels {
 TOMOGRAD_INLINE const tg_kernels* linked_cuda_kernels(std::string& why);
 /// The table of the plugin at path, or nullptr and the reason.
 TOMOGRAD_INLINE const tg_kernels* load_cuda_kernels(const std::string& path, std::string& why);
+/// The same for cuDNN and cuBLASLt beside our own table.
+TOMOGRAD_INLINE const tg_kernels* load_vendor_kernels(const std::string& path, const tg_kernels* own, std::string& why);
 
 }  // namespace tomograd::inline TOMOGRAD_ABI::kernels
 
@@ -51,7 +54,11 @@ TOMOGRAD_INLINE const tg_kernels* linked_cuda_kernels(std::string& why) {
   return table;
 }
 
-TOMOGRAD_INLINE const tg_kernels* load_cuda_kernels(const std::string& path, std::string& why) {
+namespace detail {
+
+/// The table that open(entry point) answers with, of the plugin at path; open is given the reason's place.
+template <class GetApi, class Open>
+const tg_kernels* load_plugin(const std::string& path, const char* entry, std::string& why, const Open& open) {
 #if defined(__unix__) || defined(__APPLE__)
   if (path.find('/') == std::string::npos) {
     why = path + ": a path with a slash is needed, libraries are not searched for";
@@ -59,22 +66,37 @@ TOMOGRAD_INLINE const tg_kernels* load_cuda_kernels(const std::string& path, std
   }
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!library) {
-    const char* reason = dlerror();
-    why = reason ? reason : path + ": cannot be loaded";
+    const char* reason = dlerror();  // names the file, or another one that it needs
+    why = reason ? reason : "cannot be loaded";
+    if (why.find(path) == std::string::npos) why = path + ": " + why;
     return nullptr;
   }
-  using GetApi = const tg_kernels* (*)(std::uint32_t, const char**);
-  const auto get = reinterpret_cast<GetApi>(dlsym(library, "tg_cuda_get_api"));
+  const auto get = reinterpret_cast<GetApi>(dlsym(library, entry));
   const char* text = "";
-  const tg_kernels* table = get ? get(TG_KERNELS_VERSION, &text) : nullptr;
+  const tg_kernels* table = get ? open(get, &text) : nullptr;
   if (table) return table;
-  why = path + ": " + (get ? text : "is not a plugin of tomograd (no tg_cuda_get_api in it)");
+  why = path + ": " + (get ? std::string(text) : "is not a plugin of tomograd (no " + std::string(entry) + " in it)");
   if (!get) dlclose(library);
   return nullptr;
 #else
+  (void)entry, (void)open;
   why = path + ": plugins cannot be loaded on this platform";
   return nullptr;
 #endif
+}
+
+}  // namespace detail
+
+TOMOGRAD_INLINE const tg_kernels* load_cuda_kernels(const std::string& path, std::string& why) {
+  using GetApi = const tg_kernels* (*)(std::uint32_t, const char**);
+  return detail::load_plugin<GetApi>(path, "tg_cuda_get_api", why,
+                                     [](GetApi get, const char** text) { return get(TG_KERNELS_VERSION, text); });
+}
+
+TOMOGRAD_INLINE const tg_kernels* load_vendor_kernels(const std::string& path, const tg_kernels* own, std::string& why) {
+  using GetApi = const tg_kernels* (*)(std::uint32_t, const tg_kernels*, const char**);
+  return detail::load_plugin<GetApi>(path, "tg_cuda_vendor_get_api", why,
+                                     [own](GetApi get, const char** text) { return get(TG_KERNELS_VERSION, own, text); });
 }
 
 }  // namespace tomograd::inline TOMOGRAD_ABI::kernels

@@ -5,9 +5,11 @@
 #include <gtest/gtest.h>
 
 #include <tomograd/core/simt.hpp>
+#include <tomograd/cuda.hpp>
 #include <tomograd/models/resnet.hpp>
 #include <tomograd/weights/load.hpp>
 
+#include <algorithm>
 #include <cmath>
 
 #include "../../examples/support/npy.hpp"
@@ -49,6 +51,52 @@ TEST_F(CudaPrograms, RunOnSimtBehindThePlugin) {
   ASSERT_EQ(there.code, 0) << there;
   EXPECT_LE(relative_error(npy::read(folder / "there.npy"), npy::read(folder / "here.npy")), 1e-5);
 }
+
+TEST_F(CudaPrograms, SayWhyTheVendorsKernelsAreNotThere) {
+  if (!tg::kernels::simt_kernels()) GTEST_SKIP() << "this machine cannot run simt (AVX2 and FMA)";
+  const std::string bench = "tomograd bench --arch resnet20 --seconds 0.1 --kernels vendor ";
+  EXPECT_TRUE(run(bench).says("the vendor's kernels are for the GPU, the device is cpu"));
+  const auto why = [&](const std::string& plugin) {
+    const Outcome o = run(bench + "--device cuda", kSimt + " TOMOGRAD_CUDA_VENDOR_PLUGIN='" + plugin + "'");
+    EXPECT_EQ(o.code, 1) << o;
+    EXPECT_EQ(std::count(o.err.begin(), o.err.end(), '\n'), 1) << "one sentence: " << o;
+    EXPECT_TRUE(run("tomograd devices", kSimt + " TOMOGRAD_CUDA_VENDOR_PLUGIN='" + plugin + "'").says("vendor not available: ")) << o;
+    return o.err;
+  };
+  EXPECT_NE(why("").find("no plugin with cuDNN and cuBLASLt was named (hint: set TOMOGRAD_CUDA_VENDOR_PLUGIN"), std::string::npos);
+  EXPECT_NE(why("./absent.so").find("./absent.so: cannot open shared object file"), std::string::npos) << why("./absent.so");
+  EXPECT_NE(why(TOMOGRAD_SIMT_PLUGIN_FILE).find("no tg_cuda_vendor_get_api in it"), std::string::npos) << why(TOMOGRAD_SIMT_PLUGIN_FILE);
+#if defined(TOMOGRAD_VENDOR_DOUBLE_FILE)
+  // As on a machine without libcudnn: the library that plays it does not lie beside the copy.
+  std::filesystem::copy_file(TOMOGRAD_VENDOR_DOUBLE_FILE, folder / "plugin.so");
+  EXPECT_NE(why("./plugin.so").find("./plugin.so: libtomograd_vendor_double.so: cannot open shared object file"), std::string::npos)
+      << why("./plugin.so");
+#endif
+#if defined(TOMOGRAD_VENDOR_PLUGIN_FILE)
+  if (tg::why_no_cuda().empty()) return;  // there is a GPU, and the real libraries start
+  const std::string real = why(TOMOGRAD_VENDOR_PLUGIN_FILE);
+  EXPECT_NE(real.find(TOMOGRAD_VENDOR_PLUGIN_FILE ": "), std::string::npos) << real;
+  EXPECT_TRUE(real.find("cublasLtCreate: ") != real.npos || real.find("cudnnCreate: ") != real.npos) << real;
+#endif
+}
+
+#if defined(TOMOGRAD_VENDOR_DOUBLE_FILE)
+TEST_F(CudaPrograms, RunOnTheVendorsKernelsBehindTheirPlugin) {
+  const std::string both =
+      "TOMOGRAD_CUDA_PLUGIN='" TOMOGRAD_VENDOR_DOUBLE_FILE "' TOMOGRAD_CUDA_VENDOR_PLUGIN='" TOMOGRAD_VENDOR_DOUBLE_FILE "'";
+  EXPECT_TRUE(run("tomograd devices", both).says("vendor cuDNN 9."));
+  const auto net = tg::make_model("resnet20", {.classes = 5, .initialise = false});
+  fill_net(*net);
+  tg::save_weights(*net, folder / "w.safetensors");
+  npy::write(folder / "x.npy", golden_picture(3, 32));
+  const std::string predict = "tomograd predict --weights w.safetensors --tensor x.npy --layout nhwc --batch 2 --logits ";
+  const Outcome here = run(predict + "here.npy"), there = run(predict + "there.npy --device cuda --kernels vendor", both);
+  ASSERT_EQ(here.code, 0) << here;
+  ASSERT_EQ(there.code, 0) << there;
+  EXPECT_LE(relative_error(npy::read(folder / "there.npy"), npy::read(folder / "here.npy")), 1e-5);
+  EXPECT_TRUE(run("tomograd bench --arch resnet20 --seconds 0.1 --device cuda --kernels vendor", both).says("cuda-vendor"));
+}
+#endif
 
 TEST_F(CudaPrograms, MemoryThatRunsOutIsASentence) {
   if (!tg::kernels::simt_kernels()) GTEST_SKIP() << "this machine cannot run simt (AVX2 and FMA)";
