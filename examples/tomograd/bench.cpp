@@ -21,7 +21,7 @@ namespace tg = tomograd;
 using Clock = std::chrono::steady_clock;
 
 struct Options : cli::Shared {
-  std::string arch, weights, trace;
+  std::string arch, weights, trace, tune, memory = "usual";
   std::int64_t batch = 1, size = 0;
   double seconds = 3;
   bool train = false, json = false, describe = false, no_winograd = false, batch_invariant = false, no_pieces = false, recompute = false;
@@ -137,7 +137,11 @@ int bench(const Options& o) {
       (void)loss.item();  // a device is done with everything when this number has come
     });
   } else {
-    const tg::PlanOptions options{.winograd = !o.no_winograd, .batch_invariant = o.batch_invariant, .pieces = !o.no_pieces};
+    const tg::PlanOptions options{.winograd = !o.no_winograd,
+                                  .batch_invariant = o.batch_invariant,
+                                  .pieces = !o.no_pieces,
+                                  .memory = o.memory == "low" ? tg::Memory::low : tg::Memory::usual,
+                                  .tune = o.tune};
     const tg::Plan plan = tg::compile(*net, input, options);
     net.reset();  // the plan has all it needs
     tg::Session session(plan);
@@ -193,6 +197,8 @@ Command add_bench(CLI::App& app) {
   app.add_flag("--no-winograd", o->no_winograd, "Direct sums only");
   app.add_flag("--batch-invariant", o->batch_invariant, "Choose algorithms without looking at the batch");
   app.add_flag("--no-pieces", o->no_pieces, "Every step takes the whole batch in one call: more memory");
+  app.add_option("--memory", o->memory, "low: no Winograd filters, one picture at a time")->check(CLI::IsMember({"usual", "low"}));
+  app.add_option("--tune", o->tune, "Time each layer's algorithms, and keep the choice in this file; one that exists is obeyed");
   app.add_flag("--recompute", o->recompute, "With --train: blocks run twice instead of keeping their inside");
   cli::add_seed(app, *o);
   cli::add_threads(app, *o);

@@ -22,7 +22,7 @@ namespace {
 namespace tg = tomograd;
 
 struct Options : cli::Shared {
-  std::string weights, arch, classes, list, tensor, layout = "nchw", logits, csv;
+  std::string weights, arch, classes, list, tensor, layout = "nchw", logits, csv, memory = "usual";
   std::vector<std::string> images;
   std::int64_t batch = 16, hu_offset = 0;
   int top = 5;
@@ -39,7 +39,10 @@ int predict(const Options& o) {
   for (const std::string& file : {o.csv, o.logits})
     if (!file.empty()) cli::check_writable(std::filesystem::absolute(file).parent_path());
 
-  tg::ClassifierOptions options{.architecture = o.arch, .max_batch = o.batch, .device = cli::device_of(o)};
+  tg::ClassifierOptions options{.architecture = o.arch,
+                                .max_batch = o.batch,
+                                .memory = o.memory == "low" ? tg::Memory::low : tg::Memory::usual,
+                                .device = cli::device_of(o)};
   if (!o.classes.empty()) options.classes = cli::read_lines(o.classes);
   const auto published = manifest::read();
   const manifest::Published* const known = manifest::find_file(published, o.weights);
@@ -149,6 +152,7 @@ Command add_predict(CLI::App& app) {
   app.add_option("--logits", o->logits, "Write logits (N,classes) float32 to this .npy, in argument order");
   app.add_option("--csv", o->csv, "Write probabilities to this .csv");
   app.add_option("--top", o->top, "Classes shown per picture")->capture_default_str()->check(CLI::Range(1, 1000));
+  app.add_option("--memory", o->memory, "low: a third of the memory, and slower")->check(CLI::IsMember({"usual", "low"}));
   app.add_option("--batch", o->batch, "Pictures per run")->capture_default_str()->check(CLI::Range(1, 4096));
   app.add_option("--hu-offset", o->hu_offset, "Pictures are 16-bit and hold Hounsfield units plus this number (1024)");
   cli::add_threads(app, *o);

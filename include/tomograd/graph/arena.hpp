@@ -63,18 +63,22 @@ struct StepTraffic {
 };
 
 /// The least number of steps that makes the arena smallest, of those whose pieces cost hardly any time: filters that are read again are at
-/// most a twelfth of what the steps move, and a piece moves kLeast per step on average, since each call wakes threads.
-inline Pieces choose_pieces(const std::vector<ArenaBlock>& blocks, const std::vector<StepTraffic>& traffic, std::int64_t batch) {
-  constexpr std::int64_t kPieces = 4, kShare = 12, kLeast = 2 << 20;
-  Pieces best, next{0, (batch + kPieces - 1) / kPieces};
+/// most a twelfth of what the steps move, and a piece moves kLeast per step on average, since each call wakes threads. one_by_one: pieces
+/// of one picture, whatever they cost.
+inline Pieces choose_pieces(const std::vector<ArenaBlock>& blocks, const std::vector<StepTraffic>& traffic, std::int64_t batch,
+                            bool one_by_one) {
+  constexpr std::int64_t kShare = 12, kLeast = 2 << 20;
+  const std::int64_t pieces = one_by_one ? batch : 4;
+  Pieces best, next{0, (batch + pieces - 1) / pieces};
   if (next.pictures == batch) return best;
   std::int64_t least = live_at_most(blocks, traffic.size(), batch, best), row_bytes = 0, filter_bytes = 0;
   for (const StepTraffic& t : traffic) {
     ++next.steps;
     row_bytes += t.row_bytes;
     filter_bytes += t.filter_bytes;
-    if (filter_bytes * (kPieces - 1) * kShare > row_bytes * batch) continue;
-    if (row_bytes * next.pictures < static_cast<std::int64_t>(next.steps) * kLeast) continue;
+    if (!one_by_one && (filter_bytes * (pieces - 1) * kShare > row_bytes * batch ||
+                        row_bytes * next.pictures < static_cast<std::int64_t>(next.steps) * kLeast))
+      continue;
     const std::int64_t most = live_at_most(in_pieces(blocks, next), traffic.size(), batch, next);
     if (most < least) least = most, best = next;
   }

@@ -23,6 +23,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <span>
 #include <stop_token>
@@ -34,8 +35,15 @@
 #include "../nn/module.hpp"
 #include "arena.hpp"
 #include "layer.hpp"
+#include "tune.hpp"
 
 namespace tomograd::inline TOMOGRAD_ABI {
+
+/// What a plan may spend memory on.
+enum class Memory {
+  usual,  // speed
+  low     // nothing it can do without: no Winograd, whose filters are four times larger; early steps take one picture at a time
+};
 
 struct PlanOptions {
   bool fold_batch_norm = true;  // off: batch norm stays a step of its own (to compare)
@@ -46,6 +54,10 @@ struct PlanOptions {
   bool keep_filters = false;                                 // beside the packed ones, for Session::capture; there are no pieces then
   // Early steps take a quarter of the batch at a time: a smaller arena, the same bits. Off: every step takes the batch in one call.
   bool pieces = true;
+  Memory memory = Memory::usual;
+  // A file that pins each convolution's algorithm. Layers it does not know are timed, once, and added to it (graph/tune.hpp). Empty: the
+  // rule.
+  std::filesystem::path tune = {};
 };
 
 namespace detail {
@@ -75,6 +87,7 @@ struct PlanBody {
   int input_value = -1, output_value = -1;
   std::int64_t arena_bytes = 0, constant_bytes = 0;
   Pieces pieces;
+  std::string tuned_by;  // a file
 };
 
 /// Records the calls of one dry pass. Of what the pass makes only shapes are kept, so that a trace takes no more memory than a run.
@@ -117,7 +130,10 @@ class Tracer final : public Recorder {
 
 class PlanBuilder {
  public:
-  PlanBuilder(PlanBody& plan, const PlanOptions& options) : plan_(plan), options_(options) {}
+  PlanBuilder(PlanBody& plan, const PlanOptions& options) : plan_(plan), options_(options) {
+    if (options_.memory == Memory::low) options_.winograd = false;
+    if (!options_.tune.empty()) tuning_.emplace(options_.tune);
+  }
 
   void build(nn::Module& model, const Shape& input) {
     NoRecord quiet;
@@ -148,6 +164,8 @@ class PlanBuilder {
         filters_.erase(index);  // its memory serves the next one
       }
     place();
+    if (tuning_) tuning_->save();
+    plan_.tuned_by = options_.tune.string();
     for (const PlanStep& step : plan_.steps)
       if (const auto* conv = std::get_if<ConvStep>(&step.work))
         plan_.constant_bytes += conv->packed->bytes() + (conv->bias ? conv->bias.bytes() : 0);
@@ -424,7 +442,8 @@ class PlanBuilder {
     const int out = root(plan_.output_value);  // written straight to the caller
     for (std::size_t v = 0; v < plan_.values.size(); ++v)
       if (born[v] != none && static_cast<int>(v) != out) blocks.push_back({v, born[v], std::max(dies[v], born[v]), row_bytes(v)});
-    if (options_.pieces && !options_.keep_filters && plan_.device.host_memory()) plan_.pieces = choose_pieces(blocks, traffic, batch_);
+    if (options_.pieces && !options_.keep_filters && plan_.device.host_memory())
+      plan_.pieces = choose_pieces(blocks, traffic, batch_, options_.memory == Memory::low);
     blocks = in_pieces(std::move(blocks), plan_.pieces);
     plan_.arena_bytes = place_blocks(blocks, batch_, plan_.pieces);
     for (const ArenaBlock& b : blocks) {
@@ -444,7 +463,9 @@ class PlanBuilder {
   void pack(ConvStep& conv, const Tensor& w) {
     const tg_kernels& k = plan_.device.kernels();
     if (!k.conv2d || !k.conv2d_pack) no_kernel("compile", w);
-    conv.desc.algorithm = choose_algorithm(k, conv.desc, kTgConvForward, {options_.winograd, options_.batch_invariant});
+    const ConvAlgorithms allowed{options_.winograd, options_.batch_invariant};
+    conv.desc.algorithm =
+        tuning_ ? tuning_->choose(plan_.device, conv.desc, w, allowed) : choose_algorithm(k, conv.desc, kTgConvForward, allowed);
     conv.packed = std::make_shared<Storage>(k.conv2d_packed_bytes(&conv.desc), plan_.device);
     launch("compile", w, k.conv2d_pack, conv.desc, w.raw(), conv.packed->data());
     if (options_.keep_filters) conv.filter = w.clone();
@@ -452,6 +473,7 @@ class PlanBuilder {
 
   PlanBody& plan_;
   PlanOptions options_;
+  std::optional<Tuning> tuning_;
   std::int64_t batch_ = 0;
   std::map<std::uint64_t, int> ids_, uses_;
   std::map<int, std::size_t> producer_;
@@ -516,6 +538,7 @@ class Plan {
     std::string text = lines();
     if (const detail::Pieces& p = body_->pieces; p.steps > 0)
       text += "the first " + std::to_string(p.steps) + " steps take " + std::to_string(p.pictures) + " pictures at a time\n";
+    if (!body_->tuned_by.empty()) text += "algorithms are pinned by " + body_->tuned_by + "\n";
     return text + std::to_string(body_->arena_bytes) + " bytes of arena, " + std::to_string(body_->constant_bytes) +
            " bytes of constants, plan " + digest() + "\n";
   }

@@ -34,6 +34,7 @@ struct ClassifierOptions {
   std::optional<Preprocessing> preprocessing = {};  // none = the file's, or the architecture's usual one
   std::vector<std::string> classes = {};            // names; none = the file's, or "0", "1", …
   std::int64_t max_batch = 1;                       // logits() takes more in pieces of this many
+  Memory memory = Memory::usual;                    // of the plan
   Device device = cpu();                            // what computes; pictures and answers are in the host's memory
 };
 
@@ -62,13 +63,16 @@ class Classifier {
 
   /// Compiles net for pictures as `preprocessing` makes them. Where that leaves the size open, a size is compiled on first use, and the
   /// kMostSizes used last are kept.
-  Classifier(Model& net, Preprocessing preprocessing, std::vector<std::string> classes, std::int64_t max_batch = 1)
-      : Classifier(net, net.options().in_channels, net.options().classes, std::move(preprocessing), std::move(classes), max_batch,
-                   [&] { return net.clone(); }) {}
+  Classifier(Model& net, Preprocessing preprocessing, std::vector<std::string> classes, std::int64_t max_batch = 1,
+             Memory memory = Memory::usual)
+      : Classifier(
+            net, net.options().in_channels, net.options().classes, std::move(preprocessing), std::move(classes), max_batch,
+            [&] { return net.clone(); }, memory) {}
   /// The same for any module (N,H,W,channels) -> (N,outputs); own gives one to keep, asked where the size is open.
   Classifier(nn::Module& net, std::int64_t channels, std::int64_t outputs, Preprocessing preprocessing, std::vector<std::string> classes,
-             std::int64_t max_batch, const std::function<std::unique_ptr<nn::Module>()>& own)
+             std::int64_t max_batch, const std::function<std::unique_ptr<nn::Module>()>& own, Memory memory = Memory::usual)
       : body_(std::make_unique<Body>()) {
+    body_->memory = memory;
     body_->preprocessing = std::move(preprocessing);
     body_->max_batch = std::max<std::int64_t>(1, max_batch);
     body_->classes = std::move(classes);
@@ -160,13 +164,14 @@ class Classifier {
     Preprocessing preprocessing;
     std::vector<std::string> classes;
     std::int64_t max_batch = 1, outputs = 0, channels = 3;
+    Memory memory = Memory::usual;
     std::unique_ptr<nn::Module> net;  // kept only where sizes are open
     std::mutex mutex;
     std::vector<Plan> plans;  // the one used last is the last
     std::vector<std::unique_ptr<Session>> idle;
 
     const Plan& plan(nn::Module& model, std::int64_t h, std::int64_t w) {
-      Plan made = compile(model, {max_batch, h, w, channels});
+      Plan made = compile(model, {max_batch, h, w, channels}, {.memory = memory});
       if (plans.size() == kMostSizes) {
         const Shape old = plans.front().input();
         std::erase_if(idle, [&](const auto& session) { return session->plan().input() == old; });
@@ -227,7 +232,7 @@ inline Classifier make_classifier(weights::StateDict file, const ClassifierOptio
   const Preprocessing p = options.preprocessing ? *options.preprocessing : preprocessing_of(file, a.name, &assumed);
   std::vector<std::string> classes = options.classes;
   if (classes.empty()) classes = weights::record_from_metadata(file.metadata).classes;
-  Classifier c(*net, p, std::move(classes), options.max_batch);
+  Classifier c(*net, p, std::move(classes), options.max_batch, options.memory);
   c.architecture_ = a.name;
   c.notes_ = report.notes;
   for (const auto* more : {&report.reshaped, &report.missing, &report.unexpected})
@@ -289,8 +294,9 @@ inline Classifier make_classifier(weights::onnx::Graph graph, const ClassifierOp
   for (const std::string& line : net->notes()) notes.push_back(line);
   net->to(options.device);
   OnnxNet& module = *net;
-  Classifier c(module, channels, out.count(), p, std::move(classes), options.max_batch,
-               [&]() -> std::unique_ptr<nn::Module> { return std::move(net); });
+  Classifier c(
+      module, channels, out.count(), p, std::move(classes), options.max_batch,
+      [&]() -> std::unique_ptr<nn::Module> { return std::move(net); }, options.memory);
   c.architecture_ = name;
   c.notes_ = std::move(notes);
   if (!assumed.empty()) c.notes_.push_back(assumed);
