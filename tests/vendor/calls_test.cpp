@@ -3,6 +3,8 @@
 //
 // The entries of the vendor's table, one by one: values against the reference, who served each, scratch of exactly the size that was said,
 // and what happens where the libraries do not serve or fail.
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <random>
 
@@ -83,13 +85,14 @@ struct Shape {
   const char* forward;  // who serves it without an epilogue, with one, and its gradients; null: our kernels
   std::int64_t n, h, w, c, k, r, s;
   std::int64_t stride = 1, dilation = 1, top = 0, left = 0, bottom = 0, right = 0, groups = 1;
+  std::int64_t more_stride = 0, more_dilation = 0;  // along w
 
   tg_conv_desc describe(tg_conv_algorithm algorithm = kTgConvAuto) const {
     tg_conv_desc d{};
     d.n = n, d.h = h, d.w = w, d.c = c, d.k = k, d.r = r, d.s = s;
     d.p = (h + top + bottom - dilation * (r - 1) - 1) / stride + 1;
-    d.q = (w + left + right - dilation * (s - 1) - 1) / stride + 1;
-    d.stride_h = d.stride_w = stride, d.dilation_h = d.dilation_w = dilation;
+    d.q = (w + left + right - (dilation + more_dilation) * (s - 1) - 1) / (stride + more_stride) + 1;
+    d.stride_h = stride, d.stride_w = stride + more_stride, d.dilation_h = dilation, d.dilation_w = dilation + more_dilation;
     d.pad_top = top, d.pad_left = left, d.pad_bottom = bottom, d.pad_right = right;
     d.groups = groups, d.algorithm = algorithm, d.dtype = kTgFloat32;
     return d;
@@ -107,6 +110,9 @@ const Shape kShapes[] = {
     {"2x3", kDnn, 2, 6, 6, 4, 3, 2, 3, 1, 1, 0, 1, 0, 1},
     {"groups", kDnn, 1, 6, 5, 8, 12, 3, 3, 1, 1, 1, 1, 1, 1, 4},
     {"depthwise", kDnn, 2, 5, 5, 9, 9, 3, 3, 1, 1, 1, 1, 1, 1, 9},
+    {"nothing alike", kDnn, 2, 9, 14, 3, 4, 2, 3, 1, 1, 1, 2, 1, 2, 1, 1, 1},
+    {"3x1 stride 2", kDnn, 1, 7, 6, 4, 4, 3, 1, 2},
+    {"3x2 stride 2, but for that alike", kDnn, 1, 7, 6, 4, 4, 3, 2, 2},
     {"1x1 stride 2", kDnn, 2, 7, 7, 8, 6, 1, 1, 2},
     {"1x1 padded", kDnn, 1, 3, 4, 5, 8, 1, 1, 1, 1, 1, 1, 1, 1},
     {"1x1", kLt, 3, 5, 4, 7, 9, 1, 1},
@@ -117,6 +123,10 @@ const Shape kShapes[] = {
     {"empty batch", nullptr, 0, 5, 5, 3, 4, 3, 3, 1, 1, 1, 1, 1, 1},
     {"empty batch 1x1", nullptr, 0, 5, 5, 3, 4, 1, 1},
 };
+
+const Shape& shape_named(std::string_view name) {
+  return *std::find_if(std::begin(kShapes), std::end(kShapes), [&](const Shape& s) { return s.name == name; });
+}
 
 struct Epilogue {
   const char* name;
@@ -134,18 +144,19 @@ const Epilogue kEpilogues[] = {
 };
 
 /// y, and mean and var behind it.
-std::vector<float> forward(const tg_kernels* table, const Shape& shape, const Epilogue& e, tg_conv_algorithm algorithm) {
+std::vector<float> forward(const tg_kernels* table, const Shape& shape, const Epilogue& e, tg_conv_algorithm algorithm,
+                           std::int64_t offset = 0) {
   tg_conv_desc d = shape.describe(algorithm);
   d.activation = e.relu ? kTgActRelu : kTgActNone;
   const std::int64_t count = d.n * d.p * d.q * d.k;
-  Numbers x(some(d.n * d.h * d.w * d.c, 1)), w(some(d.k * d.r * d.s * d.c / d.groups, 2)), bias(some(d.k, 3)), z(some(count, 4));
+  Numbers x(some(d.n * d.h * d.w * d.c + offset, 1)), w(some(d.k * d.r * d.s * d.c / d.groups, 2)), bias(some(d.k, 3)), z(some(count, 4));
   Numbers packed(d.k * d.r * d.s * d.c / d.groups), y(count), mean(d.k), var(d.k);
   Context c(table, e.moments ? kTgOpConv2dWithMoments : kTgOpConv2d, &d);
   EXPECT_EQ(table->conv2d_packed_bytes(&d), d.k * d.r * d.s * d.c / d.groups * 4);
   EXPECT_EQ(table->conv2d_pack(&d, w.there(), packed.there(), &c.ctx), kTgOk);
   Numbers& out = e.in_place ? z : y;
   tg_conv_args a{};
-  a.x = x.there(), a.packed = packed.there(), a.y = out.there();
+  a.x = static_cast<float*>(x.there()) + offset, a.packed = packed.there(), a.y = out.there();
   if (e.bias) a.bias = bias.there();
   if (e.residual) a.residual = z.there();
   if (e.moments) a.mean = mean.there(), a.var = var.there();
@@ -157,18 +168,18 @@ std::vector<float> forward(const tg_kernels* table, const Shape& shape, const Ep
   }
   return all;
 }
-std::vector<float> grad_data(const tg_kernels* table, const Shape& shape, tg_conv_algorithm algorithm) {
+std::vector<float> grad_data(const tg_kernels* table, const Shape& shape, tg_conv_algorithm algorithm, std::int64_t offset = 0) {
   const tg_conv_desc d = shape.describe(algorithm);
-  Numbers w(some(d.k * d.r * d.s * d.c / d.groups, 2)), dy(some(d.n * d.p * d.q * d.k, 5)), dx(d.n * d.h * d.w * d.c);
+  Numbers w(some(d.k * d.r * d.s * d.c / d.groups + offset, 2)), dy(some(d.n * d.p * d.q * d.k, 5)), dx(d.n * d.h * d.w * d.c);
   Context c(table, kTgOpConv2dGradData, &d);
-  EXPECT_EQ(table->conv2d_grad_data(&d, w.there(), dy.there(), dx.there(), &c.ctx), kTgOk);
+  EXPECT_EQ(table->conv2d_grad_data(&d, static_cast<float*>(w.there()) + offset, dy.there(), dx.there(), &c.ctx), kTgOk);
   return dx.here();
 }
-std::vector<float> grad_filter(const tg_kernels* table, const Shape& shape, tg_conv_algorithm algorithm) {
+std::vector<float> grad_filter(const tg_kernels* table, const Shape& shape, tg_conv_algorithm algorithm, std::int64_t offset = 0) {
   const tg_conv_desc d = shape.describe(algorithm);
-  Numbers x(some(d.n * d.h * d.w * d.c, 1)), dy(some(d.n * d.p * d.q * d.k, 5)), dw(d.k * d.r * d.s * d.c / d.groups);
+  Numbers x(some(d.n * d.h * d.w * d.c + offset, 1)), dy(some(d.n * d.p * d.q * d.k, 5)), dw(d.k * d.r * d.s * d.c / d.groups);
   Context c(table, kTgOpConv2dGradFilter, &d);
-  EXPECT_EQ(table->conv2d_grad_filter(&d, x.there(), dy.there(), dw.there(), &c.ctx), kTgOk);
+  EXPECT_EQ(table->conv2d_grad_filter(&d, static_cast<float*>(x.there()) + offset, dy.there(), dw.there(), &c.ctx), kTgOk);
   return dw.here();
 }
 
@@ -208,7 +219,7 @@ TEST_F(OnVendor, ComputesBothGradients) {
 }
 
 TEST_F(OnVendor, RoundsOnlyWhereItIsAllowed) {
-  const Shape &three = kShapes[0], &one = kShapes[12], &ours = kShapes[15];
+  const Shape &three = shape_named("3x3"), &one = shape_named("1x1"), &ours = shape_named("more padding below");
   for (const Shape* shape : {&three, &one}) {
     SCOPED_TRACE(shape->name);
     const auto truth = forward(vendor_double::device(), *shape, kEpilogues[3], kTgConvAuto);
@@ -249,7 +260,7 @@ TEST_F(OnVendor, ChoosesWithoutTheActivation) {
 
 TEST_F(OnVendor, LeavesToOurKernelsWhatTheLibrariesDoNotTake) {
   vendor_double::behave({.groups = false, .products = false});
-  const Shape grouped{"groups", kDnn, 1, 6, 7, 8, 12, 3, 3, 1, 1, 1, 1, 1, 1, 2}, one = kShapes[12];  // a shape of this test alone
+  const Shape grouped{"groups", kDnn, 1, 6, 7, 8, 12, 3, 3, 1, 1, 1, 1, 1, 1, 2}, one = shape_named("1x1");  // a shape of this test alone
   for (const Shape& shape : {grouped, one}) {
     SCOPED_TRACE(shape.name);
     const auto truth = forward(vendor_double::device(), shape, kEpilogues[5], kTgConvAuto);
@@ -295,25 +306,35 @@ TEST_F(OnVendor, MultipliesStacksOfEitherOrder) {
 TEST_F(OnVendor, LeavesMisalignedMemoryToOurKernels) {
   const tg_matmul_desc d{1, 5, 7, 9, 0, 0, kTgFloat32, kTgConvAuto};
   EXPECT_EQ(product(vendor_table(), d, 1), product(vendor_double::device(), d, 1));
+  for (const char* name : {"3x3", "1x1"}) {
+    const Shape& s = shape_named(name);
+    for (const Epilogue& e : kEpilogues)
+      EXPECT_EQ(forward(vendor_table(), s, e, kTgConvAuto, 1), forward(vendor_double::device(), s, e, kTgConvAuto, 1));
+    EXPECT_EQ(grad_data(vendor_table(), s, kTgConvAuto, 1), grad_data(vendor_double::device(), s, kTgConvAuto, 1));
+    EXPECT_EQ(grad_filter(vendor_table(), s, kTgConvAuto, 1), grad_filter(vendor_double::device(), s, kTgConvAuto, 1));
+  }
   EXPECT_EQ(vendor_double::take_calls(), Calls());
 }
 
 struct Pool {
   const char* name;
   bool max, average;  // served by cuDNN
-  std::int64_t n, h, w, c, r, s, stride, top, left, bottom, right, p, q;
+  std::int64_t n, h, w, c, r, s, stride, top, left, bottom, right, p, q, more_stride = 0;
 };
 const Pool kPools[] = {
     {"3x3 stride 2", true, true, 2, 9, 7, 5, 3, 3, 2, 1, 1, 1, 1, 5, 4},
     {"2x2", true, true, 1, 6, 8, 4, 2, 2, 2, 0, 0, 0, 0, 3, 4},
     {"global", true, true, 2, 5, 4, 3, 5, 4, 1, 0, 0, 0, 0, 1, 1},
+    {"nothing alike", true, true, 2, 6, 9, 3, 2, 4, 1, 1, 2, 1, 2, 7, 5, 1},
     {"nothing below is used", true, false, 1, 8, 8, 4, 3, 3, 2, 1, 1, 0, 0, 4, 4},
+    {"windows in the padding", false, false, 1, 4, 4, 3, 2, 2, 1, 2, 2, 2, 2, 7, 7},
     {"ceil mode", false, false, 1, 6, 6, 3, 3, 3, 2, 0, 0, 0, 0, 3, 3},
     {"more padding below", false, false, 1, 6, 6, 3, 3, 3, 1, 0, 1, 2, 1, 6, 6},
 };
 std::vector<float> pooled(const tg_kernels* table, const Pool& v, bool max, bool include_pad, bool indices = false) {
   tg_pool_desc d{};
-  d.n = v.n, d.h = v.h, d.w = v.w, d.c = v.c, d.r = v.r, d.s = v.s, d.p = v.p, d.q = v.q, d.stride_h = d.stride_w = v.stride;
+  d.n = v.n, d.h = v.h, d.w = v.w, d.c = v.c, d.r = v.r, d.s = v.s, d.p = v.p, d.q = v.q, d.stride_h = v.stride,
+  d.stride_w = v.stride + v.more_stride;
   d.pad_top = v.top, d.pad_left = v.left, d.pad_bottom = v.bottom, d.pad_right = v.right, d.count_include_pad = include_pad;
   d.dtype = kTgFloat32;
   auto numbers = some(v.n * v.h * v.w * v.c, 1);
@@ -380,7 +401,7 @@ TEST_F(OnVendor, DescriptorsGoWithTheirCall) {
 }
 
 TEST_F(OnVendor, FailuresNameTheCallAndItsReason) {
-  const tg_conv_desc d = kShapes[0].describe();
+  const tg_conv_desc d = shape_named("3x3").describe();
   Numbers x(some(d.n * d.h * d.w * d.c, 1)), w(some(d.k * 27, 2)), y(d.n * d.p * d.q * d.k);
   tg_conv_args a{};
   a.x = x.there(), a.packed = w.there(), a.y = y.there();

@@ -17,7 +17,8 @@
 
 namespace vendor_double {
 
-/// A device that plays the GPU of our own kernels: the reference kernels on memory that knows its blocks. Fresh memory holds NaN.
+/// A device that plays the GPU of our own kernels: the reference kernels on memory that knows its blocks. Fresh memory holds NaN, a
+/// megabyte of it.
 const tg_kernels* device();
 
 /// The sentences about refused calls since the last time.

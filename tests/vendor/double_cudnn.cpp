@@ -156,6 +156,10 @@ void CUDNNWINAPI cudnnGetLastErrorString(char* message, size_t max_size) {
 cudnnStatus_t CUDNNWINAPI cudnnCreate(cudnnHandle_t* handle) {
   return obey("cudnnCreate", [&] { *handle = new cudnnContext; });
 }
+cudnnStatus_t CUDNNWINAPI cudnnDestroy(cudnnHandle_t handle) {
+  delete handle;
+  return CUDNN_STATUS_SUCCESS;
+}
 cudnnStatus_t CUDNNWINAPI cudnnSetStream(cudnnHandle_t handle, cudaStream_t stream) {
   return obey("cudnnSetStream", [&] {
     need(handle != nullptr, "no handle");
