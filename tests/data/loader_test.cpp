@@ -216,6 +216,26 @@ TEST(Loader, MemoryIsBounded) {
   EXPECT_EQ(decoded, 40);
 }
 
+// Pictures are written where they stay: what waits lies in batches already, and handing one out takes no more memory.
+TEST(Loader, PicturesAreWrittenIntoTheirBatch) {
+  const Pictures p(40);
+  for (const bool gap : {false, true}) {
+    if (gap) p.spoil(2);
+    data::Loader loader(p.set, small(), {.batch = 4, .workers = 2, .prefetch = 2});
+    const std::int64_t before = tg::live_bytes(), batch = 4 * 16 * 16 * 3 * 4;
+    auto epoch = loader.epoch(0);
+    for (int i = 0; i < 2000 && tg::live_bytes() - before < 2 * batch; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    EXPECT_EQ(tg::live_bytes() - before, 2 * batch);
+    const auto first = epoch.next();
+    ASSERT_TRUE(first);
+    EXPECT_EQ(first->size(), gap ? 3 : 4);
+    EXPECT_LE(tg::live_bytes() - before, 3 * batch + 64);  // and the labels
+    const auto last = tg::image::apply(small(), data::decode_picture(p.set[3].path).view()).to_vector<float>();
+    const auto x = first->x.to_vector<float>();
+    EXPECT_TRUE(std::equal(last.begin(), last.end(), x.end() - static_cast<std::ptrdiff_t>(last.size())));
+  }
+}
+
 TEST(Loader, HounsfieldPngsAndWrongUnits) {
   tomograd_test::TemporaryFolder folder;
   data::Dataset d;

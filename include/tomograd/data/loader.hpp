@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <cstring>
 #include <exception>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -62,13 +63,14 @@ struct Pixels {
   std::uint64_t size_bytes() const { return bytes.size() + 4 * values.size(); }
 };
 
-/// A sample ready for its batch, or why it is not.
+/// A sample in its row of a batch, or why it is not there.
 struct Prepared {
   std::size_t index = 0;
-  std::int64_t height = 0, width = 0, channels = 0;
-  std::vector<float> values;  // empty: unreadable
-  std::exception_ptr error;   // a mistake of the caller, not of one picture
+  std::int64_t height = 0, width = 0, channels = 0;  // 0: unreadable
+  std::exception_ptr error;                          // a mistake of the caller, not of one picture
 };
+/// Where a picture of this size goes; null where its batch holds others.
+using Row = std::function<float*(std::int64_t height, std::int64_t width, std::int64_t channels)>;
 
 /// What epochs share; outlives the Loader while an epoch runs.
 struct LoaderCore {
@@ -83,7 +85,7 @@ struct LoaderCore {
   std::map<std::size_t, std::string> problems;  // by sample
 
   TOMOGRAD_INLINE std::shared_ptr<const Pixels> pixels(std::size_t index);  // null: unreadable
-  TOMOGRAD_INLINE Prepared prepare(std::size_t index, std::uint64_t epoch);
+  TOMOGRAD_INLINE Prepared prepare(std::size_t index, std::uint64_t epoch, const Row& row);
 };
 
 }  // namespace detail
@@ -122,6 +124,7 @@ class Epoch {
  private:
   TOMOGRAD_INLINE void work(const std::stop_token& end);
   TOMOGRAD_INLINE detail::Prepared take();
+  TOMOGRAD_INLINE detail::Prepared prepare(std::size_t position);
 
   std::shared_ptr<detail::LoaderCore> core_;
   std::uint64_t epoch_;
@@ -133,6 +136,7 @@ class Epoch {
   std::condition_variable_any room_, ready_;
   std::size_t next_ = 0, consumed_ = 0;                  // positions in order_: taken by a worker, taken by the consumer
   std::vector<std::optional<detail::Prepared>> window_;  // ring over positions
+  std::vector<Tensor> filling_;                          // ring over batches: pictures are written where they stay
   std::vector<std::jthread> threads_;                    // last member: joined first
 };
 
@@ -191,12 +195,14 @@ TOMOGRAD_INLINE std::shared_ptr<const detail::Pixels> detail::LoaderCore::pixels
   return result;
 }
 
-TOMOGRAD_INLINE detail::Prepared detail::LoaderCore::prepare(std::size_t index, std::uint64_t epoch) {
+TOMOGRAD_INLINE detail::Prepared detail::LoaderCore::prepare(std::size_t index, std::uint64_t epoch, const Row& row) {
   Prepared out;
   out.index = index;
   const auto source = pixels(index);
   if (!source) return out;
   out.height = source->height, out.width = source->width, out.channels = source->channels;
+  float* const values = row(out.height, out.width, out.channels);
+  if (!values) return out;
   const auto c_count = static_cast<std::size_t>(source->channels);
   // The same float32 operations in the same order as image::apply: the same bits.
   std::vector<float> mean(c_count, 0.0f), deviation(c_count, 1.0f);
@@ -204,12 +210,11 @@ TOMOGRAD_INLINE detail::Prepared detail::LoaderCore::prepare(std::size_t index, 
   for (std::size_t c = 0; c < preprocessing.std.size(); ++c) deviation[c] = static_cast<float>(preprocessing.std[c]);
   const auto divisor = static_cast<float>(preprocessing.divisor);
   const std::size_t count = source->bytes.empty() ? source->values.size() : source->bytes.size();
-  out.values.resize(count);
   for (std::size_t i = 0, c = 0; i < count; ++i, c = c + 1 == c_count ? 0 : c + 1) {
     const float v = source->bytes.empty() ? source->values[i] : static_cast<float>(source->bytes[i]);
-    out.values[i] = (v / divisor - mean[c]) / deviation[c];
+    values[i] = (v / divisor - mean[c]) / deviation[c];
   }
-  options.augment.apply(out.values.data(), out.height, out.width, out.channels, {options.seed, epoch, index}, range);
+  options.augment.apply(values, out.height, out.width, out.channels, {options.seed, epoch, index}, range);
   return out;
 }
 
@@ -251,6 +256,7 @@ TOMOGRAD_INLINE Epoch::Epoch(std::shared_ptr<detail::LoaderCore> core, std::uint
   const auto batch = static_cast<std::size_t>(options.batch);
   if (options.drop_last) order_.resize(order_.size() / batch * batch);
   batch_count_ = (order_.size() + batch - 1) / batch;
+  filling_.resize(static_cast<std::size_t>(options.prefetch) + 1);  // the one that is consumed, and those ahead
   if (options.workers == 0) return;
   window_.resize(std::min(order_.size(), batch * static_cast<std::size_t>(options.prefetch)));
   const auto threads = std::min(static_cast<std::size_t>(options.workers), order_.size());
@@ -270,7 +276,7 @@ TOMOGRAD_INLINE void Epoch::work(const std::stop_token& end) {
     lock.unlock();
     detail::Prepared sample;
     try {
-      sample = core_->prepare(order_[position], epoch_);
+      sample = prepare(position);
     } catch (...) {
       sample.error = std::current_exception();
     }
@@ -280,10 +286,22 @@ TOMOGRAD_INLINE void Epoch::work(const std::stop_token& end) {
   }
 }
 
+TOMOGRAD_INLINE detail::Prepared Epoch::prepare(std::size_t position) {
+  const auto batch = static_cast<std::size_t>(core_->options.batch);
+  const std::size_t number = position / batch, n = std::min(batch, order_.size() - number * batch);
+  return core_->prepare(order_[position], epoch_, [&](std::int64_t h, std::int64_t w, std::int64_t c) -> float* {
+    const std::lock_guard lock(mutex_);
+    Tensor& x = filling_[number % filling_.size()];
+    const Shape shape{static_cast<std::int64_t>(n), h, w, c};
+    if (!x) x = empty(shape);  // whoever comes first gives the size
+    return x.shape() == shape ? x.data<float>() + static_cast<std::int64_t>(position % batch) * h * w * c : nullptr;
+  });
+}
+
 TOMOGRAD_INLINE detail::Prepared Epoch::take() {
   if (threads_.empty()) {
     if (stop_.stop_requested()) TOMOGRAD_THROW(Cancelled("loading pictures"));
-    return core_->prepare(order_[consumed_++], epoch_);
+    return prepare(consumed_++);
   }
   std::unique_lock lock(mutex_);
   auto& slot = window_[consumed_ % window_.size()];
@@ -298,27 +316,40 @@ TOMOGRAD_INLINE detail::Prepared Epoch::take() {
 
 TOMOGRAD_INLINE std::optional<Batch> Epoch::next() {
   while (consumed_ < order_.size()) {
-    const std::size_t end = std::min(order_.size(), consumed_ + static_cast<std::size_t>(core_->options.batch));
+    const auto size = static_cast<std::size_t>(core_->options.batch);
+    const std::size_t begin = consumed_, end = std::min(order_.size(), begin + size);
     std::vector<detail::Prepared> samples;
-    for (std::size_t position = consumed_; position < end; ++position) {
+    std::vector<std::int64_t> rows;
+    for (std::size_t position = begin; position < end; ++position) {
       auto sample = take();
       if (sample.error) std::rethrow_exception(sample.error);
-      if (!sample.values.empty()) samples.push_back(std::move(sample));
+      if (sample.height == 0) continue;
+      rows.push_back(static_cast<std::int64_t>(position - begin));
+      samples.push_back(std::move(sample));
     }
     if (samples.empty()) continue;
     const auto& first = samples.front();
-    const auto n = static_cast<std::int64_t>(samples.size());
-    Batch batch{empty({n, first.height, first.width, first.channels}), empty({n}, DType::i64), {}};
-    float* x = batch.x.data<float>();
-    std::int64_t* label = batch.labels.data<std::int64_t>();
-    for (const auto& s : samples) {
+    for (const auto& s : samples)
       if (s.height != first.height || s.width != first.width)
         fail("Loader: " + core_->dataset[first.index].path.string() + " comes out " + std::to_string(first.height) + "x" +
                  std::to_string(first.width) + ", " + core_->dataset[s.index].path.string() + " " + std::to_string(s.height) + "x" +
                  std::to_string(s.width),
              "a preprocessing with a fixed size (resize exact, or a crop), or batch = 1");
-      std::memcpy(x, s.values.data(), s.values.size() * sizeof(float));
-      x += s.values.size();
+    const auto n = static_cast<std::int64_t>(samples.size());
+    Batch batch{{}, empty({n}, DType::i64), {}};
+    {
+      const std::lock_guard lock(mutex_);
+      batch.x = std::exchange(filling_[begin / size % filling_.size()], {});
+    }
+    if (static_cast<std::size_t>(n) < end - begin) {  // some were unreadable: the others close the gaps
+      const Tensor whole = std::exchange(batch.x, empty(batch.x.shape().with(0, n)));
+      const std::int64_t picture = whole.count() / whole.size(0);
+      for (std::int64_t i = 0; i < n; ++i)
+        std::memcpy(batch.x.data<float>() + i * picture, whole.data<float>() + rows[static_cast<std::size_t>(i)] * picture,
+                    static_cast<std::size_t>(picture) * sizeof(float));
+    }
+    std::int64_t* label = batch.labels.data<std::int64_t>();
+    for (const auto& s : samples) {
       *label++ = core_->dataset[s.index].label;
       batch.indices.push_back(s.index);
     }
