@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Copyright The tomograd authors
 //
-// What all programs share: the options --seed, --threads, --device, --out; a progress bar on a terminal, plain lines elsewhere; Ctrl-C that
-// stops at the next safe point; errors as one sentence, exit code 1 (2 for wrong usage).
+// What all programs share: the options --seed, --threads, --device, --precision, --out; a progress bar on a terminal, plain lines
+// elsewhere; Ctrl-C that stops at the next safe point; errors as one sentence, exit code 1 (2 for wrong usage).
 #pragma once
 
 #include <tomograd/core/error.hpp>
@@ -36,7 +36,7 @@ namespace tg = tomograd;
 struct Shared {
   std::uint64_t seed = 1;
   int threads = 0;
-  std::string device = "cpu", kernels = "own";
+  std::string device = "cpu", kernels = "own", precision = tg::precision_name(tg::precision());
   std::filesystem::path out;
 };
 
@@ -53,6 +53,9 @@ inline void add_device(CLI::App& app, Shared& s) {
   app.add_option("--device", s.device, "What computes: cpu or cuda ('tomograd devices' lists what is there)")
       ->capture_default_str()
       ->check(CLI::IsMember({"cpu", "cuda"}));
+  app.add_option("--precision", s.precision, "Factors of convolutions and products on a GPU; the CPU always computes in fp32")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"fp32", "tf32", "bf16"}));
   add_kernels(app, s);
 }
 /// What --device and --kernels name. Throws Error with the reason where it is not there.
@@ -69,6 +72,7 @@ inline void add_out(CLI::App& app, Shared& s, const std::string& what, const std
 }
 inline void apply(const Shared& s) {
   if (s.threads > 0) tg::set_num_threads(s.threads);
+  tg::set_precision(tg::precision_named(s.precision));
 #if defined(TOMOGRAD_WITH_LIBJPEG)
   tg::image::use_libjpeg();
 #endif

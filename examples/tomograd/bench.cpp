@@ -162,6 +162,7 @@ int bench(const Options& o) {
                              {"threads", tg::num_threads()},
                              {"instruction_set", tg::cpu().name()},
                              {"device", device.name()},
+                             {"precision", device.host_memory() ? "fp32" : o.precision},
                              {"images_per_second", rate},
                              {"p50_ms", median},
                              {"p99_ms", quantile(ms, 0.99)},
@@ -173,9 +174,9 @@ int bench(const Options& o) {
   }
   std::printf("%s", described.c_str());
   std::printf("%s", table.c_str());
-  std::printf("%s, %s, batch %lld, %lldx%lld, %d threads, %s\n", a.name.c_str(), o.train ? "training step" : "inference",
+  std::printf("%s, %s, batch %lld, %lldx%lld, %d threads, %s%s\n", a.name.c_str(), o.train ? "training step" : "inference",
               static_cast<long long>(o.batch), static_cast<long long>(size), static_cast<long long>(size), tg::num_threads(),
-              device.name().c_str());
+              device.name().c_str(), device.host_memory() ? "" : (" in " + o.precision).c_str());
   std::printf("%.1f images per second: median of %zu calls %.2f ms, p99 %.2f ms; tensors at most %.0f MB\n", rate, ms.size(), median,
               quantile(ms, 0.99), static_cast<double>(tensor_bytes) / 1e6);
   return 0;

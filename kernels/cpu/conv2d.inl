@@ -273,7 +273,11 @@ inline void grad_filter_block(const FilterJob& job, int64_t index, float* panels
 
 }  // namespace conv
 
-inline tg_conv_algorithm conv2d_choose(const tg_conv_desc* d, tg_conv_pass pass) noexcept { return conv::algorithm(*d, pass); }
+inline tg_conv_algorithm conv2d_choose(const tg_conv_desc* d, tg_conv_pass pass) noexcept {
+  tg_conv_desc asked = *d;
+  if (asked.algorithm == kTgConvTf32 || asked.algorithm == kTgConvBf16) asked.algorithm = kTgConvAuto;  // there are no tensor cores here
+  return conv::algorithm(asked, pass);
+}
 
 inline int64_t conv2d_packed_bytes(const tg_conv_desc* d) noexcept {
   const tg_conv_algorithm a = conv::algorithm(*d, kTgConvForward);

@@ -373,10 +373,11 @@ __global__ void conv2d_direct_grad_filter_kernel(tg_conv_desc d, DepthSplit spli
 
 // ---- the table's entries -------------------------------------------------------------------------------------------------------
 
-/// Groups whose filters fill less than a quarter of a tile.
+/// Groups whose filters fill less than a quarter of a tile go directly, all else at the precision that is asked for.
 inline tg_conv_algorithm conv2d_choose(const tg_conv_desc* d, tg_conv_pass pass) {
   const std::int64_t columns = pass == kTgConvGradData ? d->c / d->groups : d->k / d->groups;
-  return d->groups > 1 && columns < 16 && d->r * d->s * (d->c / d->groups) <= 65535 ? kTgConvDirect : kTgConvImplicitGemm;
+  if (d->groups > 1 && columns < 16 && d->r * d->s * (d->c / d->groups) <= 65535) return kTgConvDirect;
+  return on_tensor_cores(d->algorithm) ? d->algorithm : kTgConvImplicitGemm;
 }
 inline tg_conv_algorithm conv2d_algorithm(const tg_conv_desc* d, tg_conv_pass pass) {
   return d->algorithm == kTgConvAuto ? conv2d_choose(d, pass) : d->algorithm;

@@ -2,9 +2,9 @@
 // Copyright The tomograd authors
 //
 // What nvcc makes of the kernels, from `ptxas -v` for all architectures and from the PTX: no kernel spills; registers and static shared
-// memory stay within tests/cuda/budget.csv (a row per kernel, the most of its instances); instructions that a kernel is built on are there.
-// TOMOGRAD_UPDATE_BUDGET=1 writes the file anew: look at the difference before it is committed. Registers of another release of nvcc
-// are not compared.
+// memory stay within tests/cuda/budget.csv (a row per kernel, the most of its instances, with the occupancy that follows); instructions
+// that a kernel is built on are there. TOMOGRAD_UPDATE_BUDGET=1 writes the file anew: look at the difference before it is committed.
+// Registers of another release of nvcc are not compared.
 #include <cxxabi.h>
 #include <gtest/gtest.h>
 
@@ -24,6 +24,14 @@ namespace {
 struct Use {
   int registers = 0, shared = 0, spills = 0, stack = 0;
 };
+
+/// Share of the 64 warps of an SM of compute capability 9.0 (65536 registers in portions of 256 per warp, 228 KiB of shared memory of which
+/// each block costs 1 KiB more than it asks for), in percent: what registers and shared memory leave. dynamic: bytes that the launch adds.
+int occupancy(const Use& u, int threads, int dynamic) {
+  const int warps = threads / 32, registers_per_warp = (u.registers * 32 + 255) / 256 * 256;
+  const int blocks = std::min({32, 64 / warps, 65536 / registers_per_warp / warps, (228 << 10) / (u.shared + dynamic + 1024)});
+  return 100 * blocks * warps / 64;
+}
 
 std::string text_of(const std::filesystem::path& path) {
   std::ifstream file(path);
@@ -83,6 +91,14 @@ class CudaBudget : public ::testing::Test {
     GTEST_SKIP() << "built without nvcc";
 #endif
   }
+  /// Dynamic shared memory and threads per block, as the kernels' launches have them.
+  static int dynamic_shared(const std::string& kernel) {
+    return kernel.find("_tensor_") != kernel.npos ? 72 << 10 : 0;  // kTensorSharedBytes
+  }
+  int occupancy_of(const std::string& kernel) {
+    const bool rows = kernel.starts_with("softmax") || kernel == "cross_entropy_rows_kernel" || kernel == "cross_entropy_grad_kernel";
+    return occupancy(uses_[kernel], rows ? 128 : 256, dynamic_shared(kernel));  // kRowThreads, kThreads
+  }
   std::string ptx_;
   std::map<std::string, Use> uses_;
 };
@@ -102,8 +118,9 @@ TEST_F(CudaBudget, RegistersAndSharedMemory) {
   const std::string release = release_of(ptx_);
   if (std::getenv("TOMOGRAD_UPDATE_BUDGET")) {
     std::ofstream file(path);
-    file << "# nvcc " << release << "\nkernel,registers,shared_bytes\n";
-    for (const auto& [kernel, use] : uses_) file << kernel << "," << use.registers << "," << use.shared << "\n";
+    file << "# nvcc " << release << "\nkernel,registers,shared_bytes,occupancy_percent\n";
+    for (const auto& [kernel, use] : uses_)
+      file << kernel << "," << use.registers << "," << use.shared + dynamic_shared(kernel) << "," << occupancy_of(kernel) << "\n";
   }
   std::istringstream lines(text_of(path));
   std::string line;
@@ -113,8 +130,8 @@ TEST_F(CudaBudget, RegistersAndSharedMemory) {
   std::set<std::string> rows;
   const char* const help = ": TOMOGRAD_UPDATE_BUDGET=1 writes tests/cuda/budget.csv anew";
   while (std::getline(lines, line)) {
-    const std::size_t first = line.find(','), second = line.find(',', first + 1);
-    ASSERT_NE(second, line.npos) << line;
+    const std::size_t first = line.find(','), second = line.find(',', first + 1), third = line.find(',', second + 1);
+    ASSERT_NE(third, line.npos) << line;
     const std::string kernel = line.substr(0, first);
     rows.insert(kernel);
     if (!uses_.count(kernel)) {
@@ -122,7 +139,9 @@ TEST_F(CudaBudget, RegistersAndSharedMemory) {
       continue;
     }
     EXPECT_LE(uses_[kernel].registers, std::stoi(line.substr(first + 1))) << "registers of " << kernel << help;
-    EXPECT_LE(uses_[kernel].shared, std::stoi(line.substr(second + 1))) << "bytes of shared memory of " << kernel << help;
+    EXPECT_LE(uses_[kernel].shared + dynamic_shared(kernel), std::stoi(line.substr(second + 1)))
+        << "bytes of shared memory of " << kernel << help;
+    EXPECT_GE(occupancy_of(kernel), std::stoi(line.substr(third + 1))) << "occupancy of " << kernel << help;
   }
   for (const auto& [kernel, use] : uses_) EXPECT_TRUE(rows.count(kernel)) << kernel << " has no row" << help;
 }

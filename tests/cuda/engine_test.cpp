@@ -26,8 +26,10 @@ class OnSimt : public ::testing::Test {
     if (!tg::kernels::simt_kernels()) GTEST_SKIP() << "this machine cannot run simt (AVX2 and FMA)";
     if (tg::simt().host_memory()) GTEST_SKIP() << "simt has no memory of its own on this system";
     simt::set_host_pointers_allowed(false);
+    tg::set_precision(tg::Precision::fp32);  // comparable with the CPU; what tf32 and bf16 do has tests of its own
   }
   void TearDown() override {
+    tg::set_precision(tg::Precision::tf32);
     simt::set_host_pointers_allowed(true);
     simt::set_memory_limit(-1);
     simt::set_launch_observer({});
@@ -152,23 +154,25 @@ struct Step {
   double loss = 0;
   std::vector<std::pair<std::string, tg::Tensor>> tensors;
 };
-Step training_step(const std::string& name, std::int64_t size, const tg::Device& device) {
-  const auto net = filled(name, 10);
-  net->to(device);
-  const tg::Tensor x = golden_picture(4, size).to(device), labels = golden_labels(4, 10).to(device);
+Step training_step(tg::nn::Module& net, const tg::Tensor& x, const tg::Tensor& labels) {
   Step s;
   tg::Tape tape;
-  const tg::Tensor loss = tg::cross_entropy((*net)(x), labels);
+  const tg::Tensor loss = tg::cross_entropy(net(x), labels);
   s.loss = loss.item();
   tape.backward(loss);
-  tg::optim::SGD optimizer({{.parameters = net->parameters(), .lr = 1e-2, .weight_decay = 1e-4}});
-  for (const tg::nn::Named& n : net->state()) {
+  tg::optim::SGD optimizer({{.parameters = net.parameters(), .lr = 1e-2, .weight_decay = 1e-4}});
+  for (const tg::nn::Named& n : net.state()) {
     if (n.parameter) s.tensors.emplace_back("gradient of " + n.name, n.tensor->grad().to(tg::cpu()));
   }
   optimizer.step();
-  for (const tg::nn::Named& n : net->state())
+  for (const tg::nn::Named& n : net.state())
     if (tg::is_floating(n.tensor->dtype())) s.tensors.emplace_back(n.name, n.tensor->to(tg::cpu()).clone());
   return s;
+}
+Step training_step(const std::string& name, std::int64_t size, const tg::Device& device) {
+  const auto net = filled(name, 10);
+  net->to(device);
+  return training_step(*net, golden_picture(4, size).to(device), golden_labels(4, 10).to(device));
 }
 
 TEST_F(OnSimt, ResNet18TrainsAStepAsOnTheCpu) {
@@ -177,6 +181,83 @@ TEST_F(OnSimt, ResNet18TrainsAStepAsOnTheCpu) {
   ASSERT_EQ(there.tensors.size(), here.tensors.size());
   for (std::size_t i = 0; i < here.tensors.size(); ++i)
     EXPECT_LE(relative_error(there.tensors[i].second, here.tensors[i].second), 1e-3) << here.tensors[i].first;
+}
+
+/// Layers of all kinds that tensor cores treat differently; smooth, for a ReLU that flips is a large change for a small cause.
+struct SmoothNet : tg::nn::Module {
+  tg::nn::Conv2d stem{*this, "stem", {.in = 3, .out = 8, .kernel = 5, .stride = 2, .padding = 2}};
+  tg::nn::BatchNorm2d norm{*this, "norm", {.channels = 8}};
+  tg::nn::Conv2d wide{*this, "wide", {.in = 8, .out = 68, .stride = 2, .padding = 1}};
+  tg::nn::Conv2d narrow{*this, "narrow", {.in = 68, .out = 12, .kernel = 1, .bias = true}};
+  tg::nn::Linear fc{*this, "fc", {.in = 12, .out = 3}};
+  SmoothNet() : Module({}) {}
+  tg::Tensor forward(const tg::Tensor& x) override {
+    return fc(tg::mean(tg::tanh(narrow(tg::tanh(wide(tg::tanh(norm(stem(x))))))), {1, 2}));
+  }
+};
+
+TEST_F(OnSimt, TrainsAStepOnTensorCores) {
+  const auto step = [](const tg::Device& device) {
+    SmoothNet net;
+    fill_net(net);
+    net.to(device);
+    return training_step(net, golden_picture(3, 17).to(device), golden_labels(3, 3).to(device));
+  };
+  const Step here = step(tg::cpu()), exact = step(tg::simt());
+  for (const auto& [precision, tolerance] : {std::pair{tg::Precision::tf32, 2e-3}, {tg::Precision::bf16, 2e-2}}) {
+    SCOPED_TRACE(tg::precision_name(precision));
+    tg::set_precision(precision);
+    const Step there = step(tg::simt()), again = step(tg::simt());
+    EXPECT_NEAR(there.loss, here.loss, tolerance * here.loss);
+    EXPECT_NE(there.loss, exact.loss);
+    EXPECT_EQ(there.loss, again.loss);
+    ASSERT_EQ(there.tensors.size(), here.tensors.size());
+    for (std::size_t i = 0; i < here.tensors.size(); ++i) {
+      EXPECT_TRUE(same_bits(there.tensors[i].second, again.tensors[i].second)) << here.tensors[i].first;
+      EXPECT_LE(relative_error(there.tensors[i].second, here.tensors[i].second), 2 * tolerance) << here.tensors[i].first;
+      if (here.tensors[i].first.starts_with("gradient")) {
+        EXPECT_GE(relative_error(there.tensors[i].second, here.tensors[i].second), tolerance / 100)
+            << here.tensors[i].first << ": not rounded";
+      }
+    }
+  }
+}
+
+TEST_F(OnSimt, PlansNameTheirPrecision) {
+  SmoothNet net;
+  fill_net(net);
+  net.eval();
+  const tg::Tensor x = golden_picture(2, 17);
+  tg::Session here(tg::compile(net, {2, 17, 17, 3}, {.precision = tg::Precision::bf16}));
+  EXPECT_EQ(here.plan().describe().find("bf16"), std::string::npos) << "the CPU computes in float32";
+  const tg::Tensor expected = here.run(x);
+  net.to(tg::simt());
+  std::set<std::string> digests;
+  for (const auto& [precision, tolerance] :
+       {std::pair{tg::Precision::fp32, 1e-5}, {tg::Precision::tf32, 2e-3}, {tg::Precision::bf16, 2e-2}}) {
+    SCOPED_TRACE(tg::precision_name(precision));
+    tg::Session there(tg::compile(net, {2, 17, 17, 3}, {.precision = precision}));
+    const std::string name = precision == tg::Precision::fp32 ? "gemm" : tg::precision_name(precision);
+    EXPECT_NE(there.plan().describe().find("  " + name + " "), std::string::npos) << there.plan().describe();
+    digests.insert(there.plan().digest());
+    EXPECT_LE(relative_error(there.run(x), expected), tolerance);
+  }
+  EXPECT_EQ(digests.size(), 3u);
+  EXPECT_EQ(tg::PlanOptions{}.precision, tg::Precision::fp32) << "what is set for the process";
+}
+
+TEST_F(OnSimt, ProductsFollowThePrecision) {
+  const tg::Tensor a = tg::reshape(golden_picture(1, 32), {32, 96}), b = tg::permute(a, {1, 0});
+  const tg::Tensor exact = tg::matmul(a, b);
+  for (const auto& [precision, tolerance] :
+       {std::pair{tg::Precision::fp32, 1e-6}, {tg::Precision::tf32, 2e-3}, {tg::Precision::bf16, 2e-2}}) {
+    tg::set_precision(precision);
+    EXPECT_TRUE(same_bits(tg::matmul(a, b), exact)) << "the CPU does not";
+    const double error = relative_error(tg::matmul(a.to(tg::simt()), b.to(tg::simt())).to(tg::cpu()), exact);
+    EXPECT_LE(error, tolerance) << tg::precision_name(precision);
+    EXPECT_GE(error, precision == tg::Precision::fp32 ? 0 : tolerance / 100) << tg::precision_name(precision);
+  }
+  EXPECT_ERROR(tg::precision_named("fp16"), "fp32, tf32 or bf16");
 }
 
 TEST_F(OnSimt, ResNet18RunsPlanned) {

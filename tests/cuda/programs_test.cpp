@@ -39,17 +39,23 @@ TEST_F(CudaPrograms, RunOnSimtBehindThePlugin) {
   EXPECT_TRUE(run("tomograd devices", kSimt).says("cuda   simt"));
   const Outcome bench = run("tomograd bench --arch resnet20 --batch 2 --seconds 0.1 --train --device cuda", kSimt);
   EXPECT_EQ(bench.code, 0) << bench;
-  EXPECT_TRUE(bench.says("2 threads, simt") || bench.says("threads, simt")) << bench;
+  EXPECT_TRUE(bench.says("threads, simt in tf32")) << bench;
   const auto net = tg::make_model("resnet20", {.classes = 5, .initialise = false});
   fill_net(*net);
   tg::save_weights(*net, folder / "w.safetensors");
   tg::Tensor x = golden_picture(3, 32);
   npy::write(folder / "x.npy", x);
   const std::string predict = "tomograd predict --weights w.safetensors --tensor x.npy --layout nhwc --batch 2 --logits ";
-  const Outcome here = run(predict + "here.npy"), there = run(predict + "there.npy --device cuda", kSimt);
+  const Outcome here = run(predict + "here.npy"), there = run(predict + "there.npy --device cuda --precision fp32", kSimt);
+  const Outcome rounded = run(predict + "rounded.npy --device cuda --precision bf16", kSimt);
   ASSERT_EQ(here.code, 0) << here;
   ASSERT_EQ(there.code, 0) << there;
+  ASSERT_EQ(rounded.code, 0) << rounded;
   EXPECT_LE(relative_error(npy::read(folder / "there.npy"), npy::read(folder / "here.npy")), 1e-5);
+  const double error = relative_error(npy::read(folder / "rounded.npy"), npy::read(folder / "here.npy"));
+  EXPECT_LE(error, 2e-2);
+  EXPECT_GE(error, 1e-4);
+  EXPECT_EQ(run(predict + "there.npy --device cuda --precision fp16", kSimt).code, 2);
 }
 
 TEST_F(CudaPrograms, SayWhyTheVendorsKernelsAreNotThere) {

@@ -83,6 +83,7 @@ TEST(Replay, NetworksLayersAreFoundByTheirKeysAndRunOnTheOtherDevice) {
   fill_net(*net);
   const tg::Tensor x = golden_picture(1, 32);
   std::vector<tg::Replay> made;
+  tg::set_precision(tg::Precision::fp32);
   for (const tg::Device& device : {tg::simt(), tg::cpu()}) {
     tg::Session session = session_of(*net, x, device);
     const auto steps = session.plan().steps();
@@ -92,6 +93,7 @@ TEST(Replay, NetworksLayersAreFoundByTheirKeysAndRunOnTheOtherDevice) {
     made.push_back(through_file(tg::capture_layer(session, x, static_cast<std::size_t>(at - steps.begin()), "resnet20")));
     EXPECT_TRUE(same_bits(tg::run_replay(made.back(), device), made.back().output)) << device.name();
   }
+  tg::set_precision(tg::Precision::tf32);
   EXPECT_EQ(made[0].made_on, "simt");
   EXPECT_TRUE(made[0].layer.inputs.at(1)) << "a block's second convolution takes the residual";
   EXPECT_LE(relative_error(tg::run_replay(made[0], tg::cpu()), made[0].output), 1e-5);

@@ -79,7 +79,11 @@ TEST_P(Op, SameBitsOnEveryInstructionSetAndThreadCount) {
 }
 
 // The CUDA kernels' own source, run on the CPU thread by thread, forward and backward.
-class OpOnSimt : public ::testing::TestWithParam<OpCase> {};
+class OpOnSimt : public ::testing::TestWithParam<OpCase> {
+ protected:
+  void SetUp() override { tg::set_precision(tg::Precision::fp32); }
+  void TearDown() override { tg::set_precision(tg::Precision::tf32); }
+};
 
 TEST_P(OpOnSimt, AgreesWithReference) {
   if (!tg::kernels::simt_kernels()) GTEST_SKIP() << "this machine cannot run simt (AVX2 and FMA)";

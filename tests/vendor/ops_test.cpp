@@ -12,6 +12,8 @@
 namespace tomograd_test {
 namespace {
 
+[[maybe_unused]] const bool kFloat32 = (tg::set_precision(tg::Precision::fp32), true);  // the whole program, to compare with the CPU
+
 class OpOnVendor : public OnVendor, public ::testing::WithParamInterface<OpCase> {};
 
 TEST_P(OpOnVendor, AgreesWithReference) {
@@ -71,6 +73,8 @@ TEST_F(OnVendor, ResNet18RunsPlanned) {
   EXPECT_EQ(calls.at("cudnnPoolingForward"), 2);
   EXPECT_EQ(calls.at("cublasLtMatmul"), 1);
   EXPECT_LE(relative_error(there, run(tg::cpu())), 1e-5);
+  const auto net = small_net(vendor_device());
+  EXPECT_NE(tg::compile(*net, {2, 32, 32, 3}, {.precision = tg::Precision::tf32}).describe().find("  tf32 "), std::string::npos);
 }
 
 TEST_F(OnVendor, TensorsMoveBetweenOurKernelsAndTheVendors) {

@@ -19,13 +19,12 @@ inline Gradients conv2d_gradients(const BackwardCall& b, tg_conv_desc desc) {
   Tensor dx, dw, db;
   if (b.wants(0)) {
     dx = empty(x.shape(), dy.dtype(), dy.device());
-    desc.algorithm = choose_algorithm(k, desc, kTgConvGradData, conv_algorithms());
+    desc.algorithm = choose_algorithm(k, desc, kTgConvGradData, conv_algorithms(), precision());
     launch_with(kTgOpConv2dGradData, b.call.op, dy, k.conv2d_grad_data, desc, w.raw(), dy.raw(), dx.raw());
   }
   if (b.wants(1)) {
     dw = empty_like(w);
-    desc.algorithm = kTgConvAuto;
-    desc.algorithm = choose_algorithm(k, desc, kTgConvGradFilter, {.winograd = conv_algorithms().winograd});
+    desc.algorithm = choose_algorithm(k, desc, kTgConvGradFilter, {.winograd = conv_algorithms().winograd}, precision());
     launch_with(kTgOpConv2dGradFilter, b.call.op, dy, k.conv2d_grad_filter, desc, x.raw(), dy.raw(), dw.raw());
   }
   if (b.wants(2)) db = sum(dy.view({desc.k ? dy.count() / desc.k : 0, desc.k}), {0});

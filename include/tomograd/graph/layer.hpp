@@ -121,7 +121,7 @@ struct Layer {
 };
 
 /// The algorithm with which run_layer convolves on the device; kTgConvAuto for other layers. Devices of one kind, and simt and cuda, which
-/// share their kernels, take the one that the layer was made with; others choose their own.
+/// share their kernels, take the one that the layer was made with; others choose their own, in float32.
 inline tg_conv_algorithm layer_algorithm(const Layer& layer, DeviceKind made_on, const Device& device) {
   const auto* conv = std::get_if<ConvStep>(&layer.work);
   if (!conv) return kTgConvAuto;
@@ -129,7 +129,7 @@ inline tg_conv_algorithm layer_algorithm(const Layer& layer, DeviceKind made_on,
   if (family(made_on) == family(device.kind())) return conv->desc.algorithm;
   tg_conv_desc d = conv->desc;
   d.algorithm = kTgConvAuto;
-  return choose_algorithm(device.kernels(), d, kTgConvForward, {});
+  return choose_algorithm(device.kernels(), d, kTgConvForward, {}, Precision::fp32);
 }
 
 /// Runs a layer on a device; the output in the host's memory. Elements that no kernel writes are 0. Throws Error where the device has no

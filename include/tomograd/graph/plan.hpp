@@ -51,6 +51,7 @@ struct PlanOptions {
   // See ConvAlgorithms. The choice is made once, for the largest batch: whatever batch runs, a picture gets the same bits from one plan.
   bool winograd = conv_algorithms().winograd;
   bool batch_invariant = conv_algorithms().batch_invariant;  // on: from plans for other batches, too
+  Precision precision = tomograd::precision();               // of convolutions and linear layers, where the device has tensor cores
   bool keep_filters = false;                                 // beside the packed ones, for Session::capture; there are no pieces then
   // Early steps take a quarter of the batch at a time: a smaller arena, the same bits. Off: every step takes the batch in one call.
   bool pieces = true;
@@ -464,8 +465,8 @@ class PlanBuilder {
     const tg_kernels& k = plan_.device.kernels();
     if (!k.conv2d || !k.conv2d_pack) no_kernel("compile", w);
     const ConvAlgorithms allowed{options_.winograd, options_.batch_invariant};
-    conv.desc.algorithm =
-        tuning_ ? tuning_->choose(plan_.device, conv.desc, w, allowed) : choose_algorithm(k, conv.desc, kTgConvForward, allowed);
+    conv.desc.algorithm = tuning_ ? tuning_->choose(plan_.device, conv.desc, w, allowed, options_.precision)
+                                  : choose_algorithm(k, conv.desc, kTgConvForward, allowed, options_.precision);
     conv.packed = std::make_shared<Storage>(k.conv2d_packed_bytes(&conv.desc), plan_.device);
     launch("compile", w, k.conv2d_pack, conv.desc, w.raw(), conv.packed->data());
     if (options_.keep_filters) conv.filter = w.clone();

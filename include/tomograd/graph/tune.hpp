@@ -51,10 +51,10 @@ class Tuning {
 
   /// The pinned algorithm; where none is, the fastest of those allowed, which is pinned. The rule's own choice stays unless another is
   /// a twentieth faster: less is noise.
-  tg_conv_algorithm choose(const Device& device, tg_conv_desc d, const Tensor& w, const ConvAlgorithms& allowed) {
+  tg_conv_algorithm choose(const Device& device, tg_conv_desc d, const Tensor& w, const ConvAlgorithms& allowed, Precision precision) {
     const tg_kernels& k = device.kernels();
     if (allowed.batch_invariant) d.n = 4;
-    const tg_conv_algorithm rule = choose_algorithm(k, d, kTgConvForward, allowed);
+    const tg_conv_algorithm rule = choose_algorithm(k, d, kTgConvForward, allowed, precision);
     if (!device.host_memory()) return rule;  // its other algorithms are of lower precision
     const std::string key = key_of(device, d);
     if (const auto pinned = chosen_.find(key); pinned != chosen_.end()) {

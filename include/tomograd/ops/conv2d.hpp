@@ -62,6 +62,29 @@ inline ConvAlgorithms conv_algorithms() {
   return {detail::conv_algorithm_flags().winograd.load(), detail::conv_algorithm_flags().batch_invariant.load()};
 }
 
+/// What factors of convolutions, linear layers and matrix products, and of their gradients, are rounded to on devices with tensor cores
+/// (cuda, and simt, which plays it): fp32 not at all; tf32 keeps 10 bits of the mantissa, bf16 7. Tensors and sums are float32 in each
+/// case. A CPU computes in float32 whatever is asked for; grouped convolutions of few channels do so everywhere.
+enum class Precision { fp32, tf32, bf16 };
+
+namespace detail {
+inline std::atomic<Precision>& precision_flag() {
+  static std::atomic<Precision> flag{Precision::tf32};
+  return flag;
+}
+}  // namespace detail
+
+/// For all ops of this process from now on, backward passes among them. Plans have an option of their own.
+inline void set_precision(Precision p) { detail::precision_flag() = p; }
+inline Precision precision() { return detail::precision_flag().load(); }
+/// "fp32", "tf32", "bf16".
+inline const char* precision_name(Precision p) { return p == Precision::fp32 ? "fp32" : p == Precision::tf32 ? "tf32" : "bf16"; }
+inline Precision precision_named(const std::string& name) {
+  for (const Precision p : {Precision::fp32, Precision::tf32, Precision::bf16})
+    if (name == precision_name(p)) return p;
+  fail("\"" + name + "\" is no precision", "fp32, tf32 or bf16");
+}
+
 /// Mean and biased variance per channel.
 struct Moments {
   Tensor mean, var;
@@ -119,10 +142,18 @@ inline Conv2dOptions conv2d_options(const OpCall& call) {
   return {.stride = {s[0], s[1]}, .padding = {p[0], p[1], p[2], p[3]}, .dilation = {d[0], d[1]}, .groups = call.integer("groups")};
 }
 
+/// The wish that a descriptor carries to a device, which is free not to have it.
+inline tg_conv_algorithm algorithm_for(Precision p, tg_dtype dtype) {
+  if (dtype != kTgFloat32 || p == Precision::fp32) return kTgConvAuto;
+  return p == Precision::tf32 ? kTgConvTf32 : kTgConvBf16;
+}
+
 /// The algorithm for one pass, by the device's rule within what is allowed.
-inline tg_conv_algorithm choose_algorithm(const tg_kernels& k, tg_conv_desc desc, tg_conv_pass pass, const ConvAlgorithms& allowed) {
+inline tg_conv_algorithm choose_algorithm(const tg_kernels& k, tg_conv_desc desc, tg_conv_pass pass, const ConvAlgorithms& allowed,
+                                          Precision precision) {
   if (!k.conv2d_choose) return desc.algorithm;
   if (allowed.batch_invariant) desc.n = 4;
+  desc.algorithm = algorithm_for(precision, desc.dtype);
   const tg_conv_algorithm a = k.conv2d_choose(&desc, pass);
   const bool winograd = a == kTgConvWinograd || a == kTgConvWinograd2 || a == kTgConvWinograd5;
   return winograd && !allowed.winograd ? kTgConvImplicitGemm : a;
@@ -187,7 +218,7 @@ inline void run_conv2d(const char* op, tg_conv_desc desc, const Tensor& x, const
   if (dry()) return;
   const tg_kernels& k = x.device().kernels();
   if (!k.conv2d) no_kernel(op, x);
-  desc.algorithm = choose_algorithm(k, desc, kTgConvForward, conv_algorithms());
+  desc.algorithm = choose_algorithm(k, desc, kTgConvForward, conv_algorithms(), precision());
   const auto packed = packed_filter(op, desc, w);
   args.x = x.raw();
   args.packed = packed->data();
@@ -270,6 +301,7 @@ inline Tensor matmul(const Tensor& a, const Tensor& b, const MatmulOptions& o = 
          "transpose_a and transpose_b turn an operand");
   d.trans_a = o.transpose_a, d.trans_b = o.transpose_b;
   d.dtype = to_tg(a.dtype());
+  d.algorithm = algorithm_for(precision(), d.dtype);
   Tensor y = empty(stack ? Shape{d.batch, d.m, d.n} : Shape{d.m, d.n}, a.dtype(), a.device());
   launch_with(kTgOpMatmul, "matmul", a, a.device().kernels().matmul, d, a.raw(), b.raw(), y.raw());
   if (recorder())
