@@ -3,6 +3,7 @@
 //
 // The engine on the vendor's kernels: every op case, forward and backward, against the reference; a network's training step and plan.
 #include <tomograd/core/reference.hpp>
+#include <tomograd/core/simt.hpp>
 #include <tomograd/tomograd.hpp>
 
 #include "../ops/cases.hpp"
@@ -75,6 +76,21 @@ TEST_F(OnVendor, ResNet18RunsPlanned) {
   EXPECT_LE(relative_error(there, run(tg::cpu())), 1e-5);
   const auto net = small_net(vendor_device());
   EXPECT_NE(tg::compile(*net, {2, 32, 32, 3}, {.precision = tg::Precision::tf32}).describe().find("  tf32 "), std::string::npos);
+}
+
+// vendor.cpp hands our packed filter to the libraries, and a filter is packed once for both.
+TEST_F(OnVendor, OurPackedFilterIsTheFilter) {
+  const tg_kernels* const ours = tg::kernels::simt_kernels();  // the CUDA kernels' own table
+  if (!ours) GTEST_SKIP() << "this machine cannot run simt (AVX2 and FMA)";
+  const tg::Tensor w = tg::from_vector<float>({1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}, {2, 1, 1, 6}), there = w.to(tg::simt());
+  for (const auto algorithm : {kTgConvAuto, kTgConvImplicitGemm, kTgConvDirect, kTgConvTf32, kTgConvBf16}) {
+    tg_conv_desc d = tg::detail::conv2d_desc("conv2d", {1, 3, 3, 6}, w.shape(), {}, tg::DType::f32);
+    d.algorithm = algorithm;
+    ASSERT_EQ(ours->conv2d_packed_bytes(&d), w.bytes());
+    tg::Tensor packed = tg::empty(w.shape(), tg::DType::f32, tg::simt());
+    tg::detail::launch("conv2d", there, ours->conv2d_pack, d, there.raw(), packed.raw());
+    EXPECT_EQ(packed.to_vector<float>(), w.to_vector<float>());
+  }
 }
 
 TEST_F(OnVendor, TensorsMoveBetweenOurKernelsAndTheVendors) {
