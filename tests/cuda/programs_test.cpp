@@ -96,7 +96,7 @@ TEST_F(CudaPrograms, RunOnTheVendorsKernelsBehindTheirPlugin) {
   tg::save_weights(*net, folder / "w.safetensors");
   npy::write(folder / "x.npy", golden_picture(3, 32));
   const std::string predict = "tomograd predict --weights w.safetensors --tensor x.npy --layout nhwc --batch 2 --logits ";
-  const Outcome here = run(predict + "here.npy"), there = run(predict + "there.npy --device cuda --kernels vendor", both);
+  const Outcome here = run(predict + "here.npy"), there = run(predict + "there.npy --device cuda --kernels vendor --precision fp32", both);
   ASSERT_EQ(here.code, 0) << here;
   ASSERT_EQ(there.code, 0) << there;
   EXPECT_LE(relative_error(npy::read(folder / "there.npy"), npy::read(folder / "here.npy")), 1e-5);

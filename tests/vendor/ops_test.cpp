@@ -75,7 +75,15 @@ TEST_F(OnVendor, ResNet18RunsPlanned) {
   EXPECT_EQ(calls.at("cublasLtMatmul"), 1);
   EXPECT_LE(relative_error(there, run(tg::cpu())), 1e-5);
   const auto net = small_net(vendor_device());
-  EXPECT_NE(tg::compile(*net, {2, 32, 32, 3}, {.precision = tg::Precision::tf32}).describe().find("  tf32 "), std::string::npos);
+  tg::Session coarser(tg::compile(*net, {2, 32, 32, 3}, {.precision = tg::Precision::tf32}));
+  EXPECT_NE(coarser.plan().describe().find("  tf32 "), std::string::npos);
+  vendor_double::take_calls();
+  const double error = relative_error(coarser.run(x), there);
+  EXPECT_GT(error, 1e-5);
+  EXPECT_LT(error, 1e-2);
+  const auto rounded = vendor_double::take_calls();
+  EXPECT_EQ(rounded.at("cudnnConvolutionBiasActivationForward tf32"), 20);
+  EXPECT_EQ(rounded.at("cublasLtMatmul tf32"), 1);
 }
 
 // vendor.cpp hands our packed filter to the libraries, and a filter is packed once for both.
