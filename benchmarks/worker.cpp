@@ -59,8 +59,7 @@ struct Job {
 };
 
 Job infer(std::unique_ptr<tg::Model> net, const tg::Tensor& x) {
-  const tg::Plan plan = tg::compile(*net, x.shape());
-  net.reset();  // the plan has all it needs
+  const tg::Plan plan = tg::compile(std::move(net), x.shape());
   tg::trim_memory();
   auto session = std::make_shared<tg::Session>(plan);
   auto y = std::make_shared<tg::Tensor>(tg::empty(session->plan().output()));

@@ -142,8 +142,7 @@ int bench(const Options& o) {
                                   .pieces = !o.no_pieces,
                                   .memory = o.memory == "low" ? tg::Memory::low : tg::Memory::usual,
                                   .tune = o.tune};
-    const tg::Plan plan = tg::compile(*net, input, options);
-    net.reset();  // the plan has all it needs
+    const tg::Plan plan = tg::compile(std::move(net), input, options);
     tg::Session session(plan);
     tg::Tensor y = tg::empty(session.plan().output());
     ms = timed(o.seconds, interrupt.token(), [&] { session.run(x.data<float>(), o.batch, y.data<float>()); });

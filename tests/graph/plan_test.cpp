@@ -212,6 +212,21 @@ TEST(Plan, OutlivesItsNet) {
   EXPECT_LE(relative_error(tg::Session(plan).run(x), before), 1e-5);
 }
 
+// A net that is given away goes filter by filter: there are never two of it.
+TEST(Plan, AGivenNetGoesWhileItIsPacked) {
+  const auto kept = filled("resnet18");
+  auto given = filled("resnet18");
+  const tg::Tensor x = golden_picture(2, 64);
+  const tg::PlanOptions direct{.winograd = false};  // filters of the filters' own size
+  const std::int64_t weights = kept->parameter_count() * 4, before = tg::live_bytes();
+  tg::reset_peak_bytes();
+  tg::Session session(tg::compile(std::move(given), x.shape(), direct));
+  EXPECT_LE(tg::peak_bytes() - before, weights / 2);  // one large filter twice, folded and packed
+  EXPECT_LE(tg::live_bytes() - before, session.plan().arena_bytes() + (8 << 20));
+  EXPECT_TRUE(same_bits(session.run(x), tg::Session(tg::compile(*kept, x.shape(), direct)).run(x)));
+  EXPECT_ERROR(tg::compile(std::unique_ptr<tg::nn::Module>(), {1, 2}), "there is no model");
+}
+
 TEST(Plan, LeavesTheNetAsItIs) {
   const auto net = filled("resnet20");
   net->find("layer2")->eval();

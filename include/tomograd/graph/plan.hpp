@@ -136,7 +136,8 @@ class PlanBuilder {
     if (!options_.tune.empty()) tuning_.emplace(options_.tune);
   }
 
-  void build(nn::Module& model, const Shape& input) {
+  /// own is the model itself, or null where it is another's.
+  void build(nn::Module& model, std::unique_ptr<nn::Module> own, const Shape& input) {
     NoRecord quiet;
     for (const nn::Named& n : model.state())
       if (n.parameter && n.tensor && *n.tensor) keys_[n.tensor->id()] = n.name;
@@ -158,11 +159,17 @@ class PlanBuilder {
     ++uses_[y.id()];
     for (const OpCall& call : calls) add(call);
     plan_.output_value = value_of(y, false);
+    x = y = {};
+    calls.clear();
+    const bool given = own != nullptr;
+    own.reset();  // from here on each filter goes when it is packed
     for (PlanStep& step : plan_.steps)
       if (auto* conv = std::get_if<ConvStep>(&step.work)) {
         const auto index = &step - plan_.steps.data();
+        const bool large = filters_.at(index).weights.bytes() >= 1 << 20;
         pack(*conv, folded(index));
-        filters_.erase(index);  // its memory serves the next one
+        filters_.erase(index);              // its memory serves the next one
+        if (given && large) trim_memory();  // or, too small for a packed one, goes back to the system
       }
     place();
     if (tuning_) tuning_->save();
@@ -488,6 +495,17 @@ class PlanBuilder {
 
 }  // namespace detail
 
+namespace detail {
+inline std::shared_ptr<const PlanBody> plan_of(nn::Module& model, std::unique_ptr<nn::Module> own, const Shape& input,
+                                               const PlanOptions& options) {
+  if (input.dims() < 2 || input.count() == 0) fail("compile: input shape " + input.str() + ", expected (N,H,W,C) without zeros");
+  auto body = std::make_shared<PlanBody>();
+  if (const auto parameters = model.parameters(); !parameters.empty()) body->device = parameters[0].device();
+  PlanBuilder(*body, options).build(model, std::move(own), input);
+  return body;
+}
+}  // namespace detail
+
 /// What a step does to the largest batch.
 struct StepInfo {
   std::string name;       // "conv2d+relu"
@@ -559,6 +577,7 @@ class Plan {
     return text;
   }
   friend Plan compile(nn::Module&, const Shape&, const PlanOptions&);
+  friend Plan compile(std::unique_ptr<nn::Module>, const Shape&, const PlanOptions&);
   friend class Session;
   explicit Plan(std::shared_ptr<const detail::PlanBody> body) : body_(std::move(body)) {}
   std::shared_ptr<const detail::PlanBody> body_;
@@ -567,12 +586,13 @@ class Plan {
 /// input (N,H,W,C): the largest batch and the fixed picture size. The model's mode and weights stay as they are.
 /// Throws Error, naming the op, where a step cannot be planned (mixes the batch, trains, is unknown).
 inline Plan compile(nn::Module& model, const Shape& input, const PlanOptions& options = {}) {
-  if (input.dims() < 2 || input.count() == 0) fail("compile: input shape " + input.str() + ", expected (N,H,W,C) without zeros");
-  auto body = std::make_shared<detail::PlanBody>();
-  const auto parameters = model.parameters();
-  if (!parameters.empty()) body->device = parameters[0].device();
-  detail::PlanBuilder(*body, options).build(model, input);
-  return Plan(std::move(body));
+  return Plan(detail::plan_of(model, nullptr, input, options));
+}
+/// The same for a model that is given away: its memory goes as its filters are packed, so that there are hardly ever two of it.
+inline Plan compile(std::unique_ptr<nn::Module> model, const Shape& input, const PlanOptions& options = {}) {
+  if (!model) fail("compile: there is no model");
+  nn::Module& given = *model;
+  return Plan(detail::plan_of(given, std::move(model), input, options));
 }
 
 class Session {

@@ -72,23 +72,21 @@ class Classifier {
   Classifier(nn::Module& net, std::int64_t channels, std::int64_t outputs, Preprocessing preprocessing, std::vector<std::string> classes,
              std::int64_t max_batch, const std::function<std::unique_ptr<nn::Module>()>& own, Memory memory = Memory::usual)
       : body_(std::make_unique<Body>()) {
-    body_->memory = memory;
-    body_->preprocessing = std::move(preprocessing);
-    body_->max_batch = std::max<std::int64_t>(1, max_batch);
-    body_->classes = std::move(classes);
-    body_->outputs = outputs;
-    if (body_->classes.empty())
-      for (std::int64_t i = 0; i < body_->outputs; ++i) body_->classes.push_back(std::to_string(i));
-    if (static_cast<std::int64_t>(body_->classes.size()) != body_->outputs)
-      fail("classifier: " + std::to_string(body_->classes.size()) + " class names for " + std::to_string(body_->outputs) + " outputs");
-    const Preprocessing& p = body_->preprocessing;
-    std::int64_t h = p.crop_height, w = p.crop_width;
-    if (h == 0 && p.fit == Preprocessing::Fit::exact) h = p.resize_height, w = p.resize_width;
-    body_->channels = channels;
+    const auto [h, w] = body_->set_up(channels, outputs, std::move(preprocessing), std::move(classes), max_batch, memory);
     if (h > 0 && w > 0)
-      body_->plan(net, h, w);
+      body_->keep(compile(net, body_->input(h, w), {.memory = memory}));
     else
       body_->net = own();  // plans are made for the sizes that come
+  }
+  /// The same for a module that is given away: its memory goes as it is compiled.
+  Classifier(std::unique_ptr<nn::Module> net, std::int64_t channels, std::int64_t outputs, Preprocessing preprocessing,
+             std::vector<std::string> classes, std::int64_t max_batch, Memory memory = Memory::usual)
+      : body_(std::make_unique<Body>()) {
+    const auto [h, w] = body_->set_up(channels, outputs, std::move(preprocessing), std::move(classes), max_batch, memory);
+    if (h > 0 && w > 0)
+      body_->keep(compile(std::move(net), body_->input(h, w), {.memory = memory}));
+    else
+      body_->net = std::move(net);
   }
 
   const std::vector<std::string>& classes() const noexcept { return body_->classes; }
@@ -170,8 +168,22 @@ class Classifier {
     std::vector<Plan> plans;  // the one used last is the last
     std::vector<std::unique_ptr<Session>> idle;
 
-    const Plan& plan(nn::Module& model, std::int64_t h, std::int64_t w) {
-      Plan made = compile(model, {max_batch, h, w, channels}, {.memory = memory});
+    /// The size that the preprocessing makes of every picture; 0 where it leaves that open.
+    std::pair<std::int64_t, std::int64_t> set_up(std::int64_t in_channels, std::int64_t out, Preprocessing p,
+                                                 std::vector<std::string> names, std::int64_t batch, Memory m) {
+      channels = in_channels, outputs = out, max_batch = std::max<std::int64_t>(1, batch), memory = m;
+      preprocessing = std::move(p);
+      classes = std::move(names);
+      if (classes.empty())
+        for (std::int64_t i = 0; i < outputs; ++i) classes.push_back(std::to_string(i));
+      if (static_cast<std::int64_t>(classes.size()) != outputs)
+        fail("classifier: " + std::to_string(classes.size()) + " class names for " + std::to_string(outputs) + " outputs");
+      if (preprocessing.crop_height == 0 && preprocessing.fit == Preprocessing::Fit::exact)
+        return {preprocessing.resize_height, preprocessing.resize_width};
+      return {preprocessing.crop_height, preprocessing.crop_width};
+    }
+    Shape input(std::int64_t h, std::int64_t w) const { return {max_batch, h, w, channels}; }
+    const Plan& keep(Plan made) {
       if (plans.size() == kMostSizes) {
         const Shape old = plans.front().input();
         std::erase_if(idle, [&](const auto& session) { return session->plan().input() == old; });
@@ -198,7 +210,7 @@ class Classifier {
       if (!net)
         fail("classifier: pictures of " + std::to_string(h) + "x" + std::to_string(w) + ", the weights expect " +
              std::to_string(plans[0].input()[1]) + "x" + std::to_string(plans[0].input()[2]));
-      return std::make_unique<Session>(plan(*net, h, w));
+      return std::make_unique<Session>(keep(compile(*net, input(h, w), {.memory = memory})));
     }
     void give_back(std::unique_ptr<Session> session) {
       std::lock_guard lock(mutex);
@@ -224,7 +236,7 @@ inline Classifier make_classifier(weights::StateDict file, const ClassifierOptio
     if (fc && fc->dims() == 2) a.classes = fc->size(0);
     if (stem && stem->dims() == 4) a.in_channels = stem->size(1);
   }
-  const auto net = make_model(a.name, {.classes = a.classes, .in_channels = a.in_channels, .initialise = false});
+  auto net = make_model(a.name, {.classes = a.classes, .in_channels = a.in_channels, .initialise = false});
   const LoadReport report = load_weights(*net, file);
   file.entries.clear();
   net->to(options.device);
@@ -232,7 +244,8 @@ inline Classifier make_classifier(weights::StateDict file, const ClassifierOptio
   const Preprocessing p = options.preprocessing ? *options.preprocessing : preprocessing_of(file, a.name, &assumed);
   std::vector<std::string> classes = options.classes;
   if (classes.empty()) classes = weights::record_from_metadata(file.metadata).classes;
-  Classifier c(*net, p, std::move(classes), options.max_batch, options.memory);
+  const std::int64_t channels = net->options().in_channels, outputs = net->options().classes;
+  Classifier c(std::move(net), channels, outputs, p, std::move(classes), options.max_batch, options.memory);
   c.architecture_ = a.name;
   c.notes_ = report.notes;
   for (const auto* more : {&report.reshaped, &report.missing, &report.unexpected})
@@ -293,10 +306,7 @@ inline Classifier make_classifier(weights::onnx::Graph graph, const ClassifierOp
   const std::string name = record.architecture.empty() ? container + " graph" : record.architecture + " as an ONNX graph";
   for (const std::string& line : net->notes()) notes.push_back(line);
   net->to(options.device);
-  OnnxNet& module = *net;
-  Classifier c(
-      module, channels, out.count(), p, std::move(classes), options.max_batch,
-      [&]() -> std::unique_ptr<nn::Module> { return std::move(net); }, options.memory);
+  Classifier c(std::move(net), channels, out.count(), p, std::move(classes), options.max_batch, options.memory);
   c.architecture_ = name;
   c.notes_ = std::move(notes);
   if (!assumed.empty()) c.notes_.push_back(assumed);
