@@ -17,7 +17,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define TG_KERNELS_VERSION 3
+#define TG_KERNELS_VERSION 4
 #define TG_MAX_DIMS 6
 
 typedef enum tg_status { kTgOk = 0, kTgUnsupported, kTgDeviceError } tg_status;
@@ -219,6 +219,20 @@ typedef struct tg_adam_desc {
   tg_dtype dtype;
 } tg_adam_desc;
 
+/* What one parameter's step reads and writes: the value, its gradient, the optimiser's memory (SGD's buffer; Adam's m and v), all of count
+   elements. count in the descriptor is ignored where a list is given. */
+typedef struct tg_parameter {
+  void* p;
+  const void* g;
+  void* first;
+  void* second;
+  int64_t count;
+} tg_parameter;
+typedef struct tg_parameters {
+  const tg_parameter* items; /* in host memory */
+  int64_t count;
+} tg_parameters;
+
 /* ---- the table ------------------------------------------------------------------------------------------------------------ */
 
 /* Kernels that may need scratch; `workspace` takes one of these and the kernel's descriptor. */
@@ -302,6 +316,9 @@ typedef struct tg_kernels {
 
   tg_status (*sgd)(const tg_sgd_desc*, void* p, const void* g, void* buffer, const tg_ctx*);
   tg_status (*adam)(const tg_adam_desc*, void* p, const void* g, void* m, void* v, const tg_ctx*);
+  /* The same step for many parameters, with the same bits. NULL where a device gains nothing by it. */
+  tg_status (*sgd_many)(const tg_sgd_desc*, const tg_parameters*, const tg_ctx*);
+  tg_status (*adam_many)(const tg_adam_desc*, const tg_parameters*, const tg_ctx*);
 
   /* What this thread's last kTgDeviceError was, as a sentence; never NULL where it is given. NULL where devices cannot fail. */
   const char* (*last_error)(void);

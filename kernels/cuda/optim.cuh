@@ -2,6 +2,8 @@
 // Copyright The tomograd authors
 //
 // One step of SGD, Adam or AdamW, in place, as PyTorch does it.   p, g and the optimiser's memory (count)   float32, float64
+// Many parameters go in one launch, grid (blocks, parameters): most are batch norm's vectors of a few hundred numbers, and a launch takes
+// longer than they do. Their addresses travel as the kernel's argument, of which there are 4 KiB.
 // Bound by memory, 16 bytes per access: SGD with momentum moves 20 bytes per float32 element, Adam 28. What is the same for all elements
 // (bias corrections, 1 - beta) is computed once, in double, on the host.
 #pragma once
@@ -25,10 +27,48 @@ struct SgdRule {
   }
 };
 
-/// buffer is read only after the first step, and neither read nor written without momentum.
+constexpr int kManyParameters = 48;
+
 template <class T>
-__global__ void sgd_kernel(SgdRule<T> rule, T* p, const T* g, T* buffer, std::int64_t vectors, std::int64_t count) {
+struct Parameters {
+  T* p[kManyParameters];
+  const T* g[kManyParameters];
+  T *first[kManyParameters], *second[kManyParameters];
+  std::int64_t vectors[kManyParameters], count[kManyParameters];  // 16 bytes at a time, and all elements
+};
+
+/// f(shape, parameters) for as many at once as fit.
+template <class T, class F>
+tg_status for_parameters(const tg_parameters* all, const F& f) {
+  Parameters<T> some{};
+  std::int64_t used = 0, most = 0;
+  for (std::int64_t i = 0; i <= all->count; ++i) {
+    if (used == kManyParameters || (i == all->count && used > 0)) {
+      Launch shape = elementwise_launch(most);
+      shape.grid.y = static_cast<std::uint32_t>(used);
+      if (const tg_status status = f(shape, some); status != kTgOk) return status;
+      used = most = 0;
+    }
+    if (i == all->count || all->items[i].count == 0) continue;
+    const tg_parameter& one = all->items[i];
+    some.p[used] = static_cast<T*>(one.p), some.g[used] = static_cast<const T*>(one.g);
+    some.first[used] = static_cast<T*>(one.first), some.second[used] = static_cast<T*>(one.second);
+    some.count[used] = one.count;
+    some.vectors[used] = all_aligned16(one.p, one.g, one.first, one.second) ? one.count / Vec16<T>::kLanes : 0;
+    const std::int64_t items = some.vectors[used] ? some.vectors[used] : one.count;
+    most = items > most ? items : most;
+    ++used;
+  }
+  return kTgOk;
+}
+
+/// The buffer is read only after the first step, and neither read nor written without momentum.
+template <class T>
+__global__ void sgd_kernel(SgdRule<T> rule, Parameters<T> all) {
   constexpr int kLanes = Vec16<T>::kLanes;
+  T *const p = all.p[blockIdx.y], *const buffer = all.first[blockIdx.y];
+  const T* const g = all.g[blockIdx.y];
+  const std::int64_t vectors = all.vectors[blockIdx.y], count = all.count[blockIdx.y];
   const bool reads = rule.remembers && !rule.first;
   for (std::int64_t i = first_item(); i < vectors; i += item_stride()) {
     Vec16<T> v = load16(p + i * kLanes), b{};
@@ -45,17 +85,20 @@ __global__ void sgd_kernel(SgdRule<T> rule, T* p, const T* g, T* buffer, std::in
   }
 }
 
-inline tg_status sgd(const tg_sgd_desc* d, void* p, const void* g, void* buffer, const tg_ctx* ctx) {
+inline tg_status sgd_many(const tg_sgd_desc* d, const tg_parameters* all, const tg_ctx* ctx) {
   return for_floating(d->dtype, [&](auto zero) {
     using T = decltype(zero);
-    if (d->count == 0) return kTgOk;
     const SgdRule<T> rule{
         static_cast<T>(d->lr), static_cast<T>(d->momentum), static_cast<T>(d->weight_decay), d->nesterov != 0, d->first != 0,
         d->momentum != 0};
-    const std::int64_t vectors = all_aligned16(p, g, buffer) ? d->count / Vec16<T>::kLanes : 0;
-    return launch<sgd_kernel<T>>(elementwise_launch(vectors ? vectors : d->count), ctx, rule, static_cast<T*>(p), static_cast<const T*>(g),
-                                 static_cast<T*>(buffer), vectors, d->count);
+    return for_parameters<T>(all,
+                             [&](const Launch& shape, const Parameters<T>& some) { return launch<sgd_kernel<T>>(shape, ctx, rule, some); });
   });
+}
+inline tg_status sgd(const tg_sgd_desc* d, void* p, const void* g, void* buffer, const tg_ctx* ctx) {
+  const tg_parameter one{p, g, buffer, nullptr, d->count};
+  const tg_parameters all{&one, 1};
+  return sgd_many(d, &all, ctx);
 }
 
 template <class T>
@@ -73,8 +116,11 @@ struct AdamRule {
 };
 
 template <class T>
-__global__ void adam_kernel(AdamRule<T> rule, T* p, const T* g, T* m, T* v, std::int64_t vectors, std::int64_t count) {
+__global__ void adam_kernel(AdamRule<T> rule, Parameters<T> all) {
   constexpr int kLanes = Vec16<T>::kLanes;
+  T *const p = all.p[blockIdx.y], *const m = all.first[blockIdx.y], *const v = all.second[blockIdx.y];
+  const T* const g = all.g[blockIdx.y];
+  const std::int64_t vectors = all.vectors[blockIdx.y], count = all.count[blockIdx.y];
   for (std::int64_t i = first_item(); i < vectors; i += item_stride()) {
     Vec16<T> value = load16(p + i * kLanes), mean = load16(m + i * kLanes), square = load16(v + i * kLanes);
     const Vec16<T> slope = load16(g + i * kLanes);
@@ -86,10 +132,9 @@ __global__ void adam_kernel(AdamRule<T> rule, T* p, const T* g, T* m, T* v, std:
   for (std::int64_t i = vectors * kLanes + first_item(); i < count; i += item_stride()) rule(p[i], g[i], m[i], v[i]);
 }
 
-inline tg_status adam(const tg_adam_desc* d, void* p, const void* g, void* m, void* v, const tg_ctx* ctx) {
+inline tg_status adam_many(const tg_adam_desc* d, const tg_parameters* all, const tg_ctx* ctx) {
   return for_floating(d->dtype, [&](auto zero) {
     using T = decltype(zero);
-    if (d->count == 0) return kTgOk;
     const double step = static_cast<double>(d->step);
     const bool decoupled = d->decoupled != 0;
     const AdamRule<T> rule{static_cast<T>(d->beta1),
@@ -101,10 +146,14 @@ inline tg_status adam(const tg_adam_desc* d, void* p, const void* g, void* m, vo
                            static_cast<T>(d->lr / (1 - std::pow(d->beta1, step))),
                            static_cast<T>(1 / std::sqrt(1 - std::pow(d->beta2, step))),
                            static_cast<T>(d->eps)};
-    const std::int64_t vectors = all_aligned16(p, g, m, v) ? d->count / Vec16<T>::kLanes : 0;
-    return launch<adam_kernel<T>>(elementwise_launch(vectors ? vectors : d->count), ctx, rule, static_cast<T*>(p), static_cast<const T*>(g),
-                                  static_cast<T*>(m), static_cast<T*>(v), vectors, d->count);
+    return for_parameters<T>(
+        all, [&](const Launch& shape, const Parameters<T>& some) { return launch<adam_kernel<T>>(shape, ctx, rule, some); });
   });
+}
+inline tg_status adam(const tg_adam_desc* d, void* p, const void* g, void* m, void* v, const tg_ctx* ctx) {
+  const tg_parameter one{p, g, m, v, d->count};
+  const tg_parameters all{&one, 1};
+  return adam_many(d, &all, ctx);
 }
 
 }  // namespace TG_KERNEL_NAMESPACE

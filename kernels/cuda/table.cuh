@@ -77,6 +77,8 @@ inline tg_kernels make_table(const char* name) {
   t.batch_norm_grad_apply = batch_norm_grad_apply;
   t.sgd = sgd;
   t.adam = adam;
+  t.sgd_many = sgd_many;
+  t.adam_many = adam_many;
   t.last_error = last_error;
   return t;
 }

@@ -67,6 +67,8 @@ inline constexpr tg_kernels kTable = {
     .batch_norm_grad_apply = entry<batch_norm_grad_apply<float>, batch_norm_grad_apply<double>>,
     .sgd = entry<sgd<float>, sgd<double>>,
     .adam = entry<adam<float>, adam<double>>,
+    .sgd_many = nullptr,
+    .adam_many = nullptr,
     .last_error = nullptr,
     .describe = nullptr,
 };

@@ -179,6 +179,23 @@ struct Seen<const tg_conv_args*> {
   const tg_conv_args* get() const { return &value; }
 };
 
+template <>
+struct Seen<const tg_parameters*> {
+  std::vector<tg_parameter> items;
+  tg_parameters value;
+  bool refused = false;
+  explicit Seen(const tg_parameters* all) : items(all->items, all->items + all->count), value{items.data(), all->count} {
+    const DeviceMemory& memory = DeviceMemory::instance();
+    for (tg_parameter& one : items) {
+      for (void** p : {&one.p, &one.first, &one.second}) refused |= memory.refuses(*p), *p = memory.seen(*p);
+      refused |= memory.refuses(one.g), one.g = memory.seen(one.g);
+    }
+  }
+  Seen(const Seen&) = delete;  // value points into items
+  Seen& operator=(const Seen&) = delete;
+  const tg_parameters* get() const { return &value; }
+};
+
 template <auto kMember>
 struct OnDevice {
   template <class... A>
@@ -217,7 +234,8 @@ inline tg_kernels on_device_memory(const tg_kernels& kernels) {
   translate_pointers<&K::unary, &K::unary_grad, &K::binary, &K::reduce, &K::copy, &K::fill, &K::dropout, &K::softmax, &K::softmax_grad,
                      &K::cross_entropy, &K::cross_entropy_grad, &K::bce, &K::bce_grad, &K::conv2d_pack, &K::conv2d, &K::conv2d_grad_data,
                      &K::conv2d_grad_filter, &K::matmul, &K::max_pool, &K::max_pool_grad, &K::avg_pool, &K::avg_pool_grad, &K::moments,
-                     &K::batch_norm_fold, &K::scale_shift, &K::batch_norm_grad_reduce, &K::batch_norm_grad_apply, &K::sgd, &K::adam>(t);
+                     &K::batch_norm_fold, &K::scale_shift, &K::batch_norm_grad_reduce, &K::batch_norm_grad_apply, &K::sgd, &K::adam,
+                     &K::sgd_many, &K::adam_many>(t);
   return t;
 }
 

@@ -278,6 +278,40 @@ TEST_F(OnSimt, ResNet18RunsPlanned) {
   EXPECT_ERROR(here.run(x.to(tg::simt())), "input is on simt, the plan on cpu");
 }
 
+TEST_F(OnSimt, OptimisersTakeManyParametersInALaunch) {
+  for (const bool adam : {false, true}) {
+    SCOPED_TRACE(adam ? "adam" : "sgd");
+    const auto step = [&](const tg::Device& device) {
+      const auto net = filled("resnet20", 10);
+      net->to(device);
+      for (const tg::nn::Named& n : net->state())
+        if (n.parameter) n.tensor->set_grad(0.5 * n.tensor->detach());
+      std::vector<tg::optim::Group> groups{{.parameters = net->parameters(), .lr = 1e-2, .weight_decay = 1e-4}};
+      std::unique_ptr<tg::optim::Optimizer> o;
+      if (adam)
+        o = std::make_unique<tg::optim::Adam>(groups);
+      else
+        o = std::make_unique<tg::optim::SGD>(groups);
+      for (int i = 0; i < 2; ++i) o->step();
+      std::vector<tg::Tensor> all;
+      for (const tg::nn::Named& n : net->state())
+        if (n.parameter) all.push_back(n.tensor->to(tg::cpu()).clone());
+      return all;
+    };
+    const auto here = step(tg::cpu());
+    int launches = 0;
+    simt::set_launch_observer([&](std::string_view kernel, const std::function<tg_status()>& again) {
+      launches += kernel == "adam_kernel" || kernel == "sgd_kernel";
+      return again();
+    });
+    const auto there = step(tg::simt());
+    simt::set_launch_observer({});
+    ASSERT_EQ(here.size(), 59u);
+    EXPECT_EQ(launches, 2 * 2) << "59 parameters by 48, two steps";
+    for (std::size_t i = 0; i < here.size(); ++i) EXPECT_LE(relative_error(there[i], here[i]), 1e-6) << i;
+  }
+}
+
 TEST_F(OnSimt, WeightsComeAndGo) {
   const TemporaryFolder folder;
   const auto net = filled("resnet20", 10), other = tg::make_model("resnet20", {.classes = 10});

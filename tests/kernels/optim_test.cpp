@@ -40,3 +40,38 @@ TEST(Adam, ThreeSteps) {
                   }
                 });
 }
+
+/// Fifty parameters of all sizes, in one call where the table has one, else one by one.
+template <class Run, class Desc, class Many, class One>
+void step_many(Run& run, Desc d, Many many, const One& one) {
+  std::vector<tg_parameter> all;
+  for (int i = 0; i < 50; ++i) {
+    const int64_t count = i % 7 == 3 ? 0 : i == 20 ? 3000 : i % 5 * 16 + i % 2;
+    typename Run::Element* const g = run.input(normal(count, uint64_t(100 + i)));
+    all.push_back({run.inout_floats(normal(count, uint64_t(i))), g, run.inout_floats(normal(count, uint64_t(200 + i))),
+                   run.inout_floats(uniform(count, uint64_t(300 + i), 0, 1)), count});
+  }
+  const tg_parameters list{all.data(), int64_t(all.size())};
+  if (many) {
+    run.call(many, &d, &list);
+    return;
+  }
+  for (const tg_parameter& p : all) {
+    d.count = p.count;
+    one(d, p);
+  }
+}
+
+TEST(Sgd, ManyAtOnce) {
+  conform("sgd", "many", [&](auto& run) {
+    step_many(run, tg_sgd_desc{0, 0.1, 0.9, 0.01, 0, 0, run.dtype}, run.table->sgd_many,
+              [&](const tg_sgd_desc& d, const tg_parameter& p) { run.call(run.table->sgd, &d, p.p, p.g, p.first); });
+  });
+}
+
+TEST(Adam, ManyAtOnce) {
+  conform("adam", "many", [&](auto& run) {
+    step_many(run, tg_adam_desc{0, 0.01, 0.9, 0.999, 1e-8, 0.1, 1, 3, run.dtype}, run.table->adam_many,
+              [&](const tg_adam_desc& d, const tg_parameter& p) { run.call(run.table->adam, &d, p.p, p.g, p.first, p.second); });
+  });
+}

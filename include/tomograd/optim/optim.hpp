@@ -9,6 +9,7 @@
 //     … tape.backward(loss); optimizer.step(); optimizer.clear_gradients();
 #pragma once
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <utility>
@@ -39,16 +40,29 @@ class Optimizer {
   std::vector<Group>& groups() noexcept { return groups_; }
   std::int64_t steps() const noexcept { return steps_; }
 
-  /// One update of every parameter that has a gradient.
+  /// One update of every parameter that has a gradient: a launch for many of them where the device can.
   void step() {
     ++steps_;
-    for (std::size_t g = 0; g < groups_.size(); ++g)
+    for (std::size_t g = 0; g < groups_.size(); ++g) {
+      // Parameters that have taken part equally often; one that is listed twice waits for its second turn.
+      std::vector<Batch> batches;
       for (std::size_t i = 0; i < groups_[g].parameters.size(); ++i) {
         Tensor& p = groups_[g].parameters[i];
         if (!p.requires_grad() || !p.grad()) continue;
-        update(groups_[g], p, p.grad(), states_[g][i]);
+        State& state = states_[g][i];
+        const std::int64_t number = prepare(groups_[g], p, state);
+        const auto fits = [&](const Batch& b) {
+          return b.step == number && b.like.dtype() == p.dtype() && b.like.device() == p.device() &&
+                 std::none_of(b.parameters.begin(), b.parameters.end(), [&](const tg_parameter& other) { return other.p == p.raw(); });
+        };
+        auto batch = std::find_if(batches.begin(), batches.end(), fits);
+        if (batch == batches.end()) batch = batches.insert(batch, {p, number, {}});
+        batch->parameters.push_back(
+            {p.raw(), p.grad().raw(), state.first ? state.first.raw() : nullptr, state.second ? state.second.raw() : nullptr, p.count()});
         p.bump_version();
       }
+      for (const Batch& b : batches) update(groups_[g], b);
+    }
   }
   void clear_gradients() {
     for (Group& g : groups_)
@@ -115,7 +129,28 @@ class Optimizer {
     Tensor first, second;  // momentum buffer; Adam's moments
     std::int64_t steps = 0;
   };
-  virtual void update(const Group& group, Tensor& p, const Tensor& g, State& state) = 0;
+  /// Some of a group's parameters, alike but for their shapes.
+  struct Batch {
+    Tensor like;
+    std::int64_t step;  // what prepare answered
+    std::vector<tg_parameter> parameters;
+  };
+  /// Makes the memory that a parameter needs before its first update. Answers which update this is, as far as that matters.
+  virtual std::int64_t prepare(const Group& group, const Tensor& p, State& state) = 0;
+  virtual void update(const Group& group, const Batch& batch) = 0;
+
+  template <class Desc, class Many, class One>
+  static void launch_all(const char* op, const Batch& batch, Desc desc, Many many, const One& one) {
+    if (many) {
+      const tg_parameters all{batch.parameters.data(), static_cast<std::int64_t>(batch.parameters.size())};
+      detail::launch(op, batch.like, many, desc, &all);
+      return;
+    }
+    for (const tg_parameter& p : batch.parameters) {
+      desc.count = p.count;
+      one(desc, p);
+    }
+  }
 
  private:
   std::vector<Group> groups_;
@@ -129,11 +164,16 @@ class SGD final : public Optimizer {
   explicit SGD(std::vector<Group> groups, bool nesterov = false) : Optimizer(std::move(groups)), nesterov_(nesterov) {}
 
  private:
-  void update(const Group& group, Tensor& p, const Tensor& g, State& s) override {
-    const bool first = !s.first;
-    if (group.momentum != 0 && first) s.first = empty_like(p);
-    const tg_sgd_desc desc{p.count(), group.lr, group.momentum, group.weight_decay, nesterov_, first, to_tg(p.dtype())};
-    detail::launch("sgd", p, p.device().kernels().sgd, desc, p.raw(), g.raw(), s.first ? s.first.raw() : nullptr);
+  std::int64_t prepare(const Group& group, const Tensor& p, State& s) override {
+    if (s.first) return 1;
+    if (group.momentum != 0) s.first = empty_like(p);
+    return 0;  // the buffer is written, not read
+  }
+  void update(const Group& group, const Batch& batch) override {
+    const auto& k = batch.like.device().kernels();
+    const tg_sgd_desc desc{0, group.lr, group.momentum, group.weight_decay, nesterov_, batch.step == 0, to_tg(batch.like.dtype())};
+    launch_all("sgd", batch, desc, k.sgd_many,
+               [&](const tg_sgd_desc& d, const tg_parameter& p) { detail::launch("sgd", batch.like, k.sgd, d, p.p, p.g, p.first); });
   }
   bool nesterov_;
 };
@@ -145,13 +185,20 @@ class Adam : public Optimizer {
       : Optimizer(std::move(groups)), beta2_(beta2), eps_(eps), decoupled_(decoupled) {}
 
  private:
-  void update(const Group& group, Tensor& p, const Tensor& g, State& s) override {
+  std::int64_t prepare(const Group&, const Tensor& p, State& s) override {
     if (!s.first) {
       s.first = zeros(p.shape(), p.dtype(), p.device());
       s.second = zeros(p.shape(), p.dtype(), p.device());
     }
-    const tg_adam_desc desc{p.count(), group.lr, group.momentum, beta2_, eps_, group.weight_decay, decoupled_, ++s.steps, to_tg(p.dtype())};
-    detail::launch("adam", p, p.device().kernels().adam, desc, p.raw(), g.raw(), s.first.raw(), s.second.raw());
+    return ++s.steps;
+  }
+  void update(const Group& group, const Batch& batch) override {
+    const auto& k = batch.like.device().kernels();
+    const tg_adam_desc desc{0,          group.lr,   group.momentum,           beta2_, eps_, group.weight_decay,
+                            decoupled_, batch.step, to_tg(batch.like.dtype())};
+    launch_all("adam", batch, desc, k.adam_many, [&](const tg_adam_desc& d, const tg_parameter& p) {
+      detail::launch("adam", batch.like, k.adam, d, p.p, p.g, p.first, p.second);
+    });
   }
   double beta2_, eps_;
   bool decoupled_;
