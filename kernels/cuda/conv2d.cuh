@@ -390,7 +390,7 @@ inline bool conv2d_supported(const tg_conv_desc* d, tg_conv_algorithm algorithm)
   if (algorithm == kTgConvDirect) return d->groups > 1 && d->r * d->s * cg <= 65535;
   return (algorithm == kTgConvImplicitGemm || on_tensor_cores(algorithm)) && d->r * d->s * cg < kMostInt - tile &&
          d->r * d->s * kg < kMostInt - tile && d->n * d->p * d->q < kMostInt - tile && d->n * d->h * d->w < kMostInt - tile &&
-         kg <= 65535 * tile && cg <= 65535 * tile && d->groups <= 65535 && d->h + d->pad_top + d->pad_bottom < kMostInt / 2 &&
+         kg <= 65535 * kTile && cg <= 65535 * kTile && d->groups <= 65535 && d->h + d->pad_top + d->pad_bottom < kMostInt / 2 &&
          d->w + d->pad_left + d->pad_right < kMostInt / 2;
 }
 
