@@ -233,6 +233,17 @@ typedef struct tg_parameters {
   int64_t count;
 } tg_parameters;
 
+/* ---- peaks, for benchmarks ------------------------------------------------------------------------------------------------- */
+
+/* One kind of work and nothing else: float32 multiply-adds, mma.sync in tf32 or bf16, copying. `peak_work` says how many flops (a
+   multiply-add is two) or bytes (read and written) blocks * rounds are. from: two numbers; to: 256 numbers per block. To copy, both hold
+   4096 numbers per block and round, aligned to 16 bytes. */
+typedef enum tg_peak { kTgPeakFma = 0, kTgPeakTf32, kTgPeakBf16, kTgPeakCopy } tg_peak;
+typedef struct tg_peak_desc {
+  tg_peak what;
+  int64_t blocks, rounds;
+} tg_peak_desc;
+
 /* ---- the table ------------------------------------------------------------------------------------------------------------ */
 
 /* Kernels that may need scratch; `workspace` takes one of these and the kernel's descriptor. */
@@ -324,4 +335,8 @@ typedef struct tg_kernels {
   const char* (*last_error)(void);
   /* What the device is, for people: "NVIDIA H200, compute capability 9.0, 141 GB". NULL where the name says it. */
   const char* (*describe)(void);
+
+  /* See tg_peak_desc. NULL where benchmarks measure otherwise. */
+  int64_t (*peak_work)(const tg_peak_desc*);
+  tg_status (*peak)(const tg_peak_desc*, const void* from, void* to, const tg_ctx*);
 } tg_kernels;

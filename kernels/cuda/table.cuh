@@ -11,6 +11,7 @@
 #include "elementwise.cuh"
 #include "matmul.cuh"
 #include "optim.cuh"
+#include "peak.cuh"
 #include "pool.cuh"
 #include "reduce.cuh"
 #include "rows.cuh"
@@ -80,6 +81,8 @@ inline tg_kernels make_table(const char* name) {
   t.sgd_many = sgd_many;
   t.adam_many = adam_many;
   t.last_error = last_error;
+  t.peak_work = peak_work;
+  t.peak = peak;
   return t;
 }
 

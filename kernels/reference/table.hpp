@@ -71,6 +71,8 @@ inline constexpr tg_kernels kTable = {
     .adam_many = nullptr,
     .last_error = nullptr,
     .describe = nullptr,
+    .peak_work = nullptr,
+    .peak = nullptr,
 };
 
 }  // namespace reference

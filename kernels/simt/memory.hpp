@@ -235,7 +235,7 @@ inline tg_kernels on_device_memory(const tg_kernels& kernels) {
                      &K::cross_entropy, &K::cross_entropy_grad, &K::bce, &K::bce_grad, &K::conv2d_pack, &K::conv2d, &K::conv2d_grad_data,
                      &K::conv2d_grad_filter, &K::matmul, &K::max_pool, &K::max_pool_grad, &K::avg_pool, &K::avg_pool_grad, &K::moments,
                      &K::batch_norm_fold, &K::scale_shift, &K::batch_norm_grad_reduce, &K::batch_norm_grad_apply, &K::sgd, &K::adam,
-                     &K::sgd_many, &K::adam_many>(t);
+                     &K::sgd_many, &K::adam_many, &K::peak>(t);
   return t;
 }
 

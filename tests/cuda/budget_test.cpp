@@ -173,6 +173,9 @@ TEST_F(CudaBudget, PromisedInstructions) {
       {"conv2d_tensor_grad_data_kernel", with_ldmatrix},
       {"conv2d_tensor_grad_filter_kernel", tensor},
       {"matmul_tensor_kernel", with_ldmatrix},
+      {"peak_fma_kernel", {"fma.rn.f32"}},
+      {"peak_mma_kernel", {"mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32", "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32"}},
+      {"peak_copy_kernel", {"ld.global.v4.f32", "st.global.v4.f32"}},
       {"unary_kernel", {"ld.global.v4.f32", "st.global.v4.f32"}},
   };
   for (const auto& [kernel, instructions] : promised) {

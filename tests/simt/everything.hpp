@@ -28,6 +28,7 @@ class Everything {
     optimisers();
     convolutions();
     products();
+    peaks();
     return error_.empty() ? all_ : std::vector<float>{};
   }
   const std::string& error() const { return error_; }
@@ -186,6 +187,13 @@ class Everything {
           auto a = in(d.batch * d.m * d.k), b = in(d.batch * d.k * d.n), c = out(d.batch * d.m * d.n);
           call_with(kTgOpMatmul, k_.matmul, d, c, a.data(), b.data(), c.data());
         }
+  }
+
+  void peaks() {
+    for (const tg_peak what : {kTgPeakFma, kTgPeakTf32, kTgPeakBf16, kTgPeakCopy}) {
+      auto from = in(what == kTgPeakCopy ? 8192 : 2), to = out(what == kTgPeakCopy ? 8192 : 512);
+      call(k_.peak, tg_peak_desc{what, 2, 1}, to, from.data(), to.data());
+    }
   }
 
   const tg_kernels& k_;
