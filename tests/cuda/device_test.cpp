@@ -13,6 +13,10 @@
 #include "support/data.hpp"
 #include "support/errors.hpp"
 
+#if defined(TOMOGRAD_HAVE_CUDA)
+extern "C" const tg_kernels* tg_cuda_get_api(std::uint32_t version, const char** why);
+#endif
+
 namespace {
 
 TEST(CudaDevice, OpensOrSaysWhyNot) {
@@ -33,6 +37,11 @@ TEST(CudaDevice, OpensOrSaysWhyNot) {
 #if defined(TOMOGRAD_HAVE_CUDA)
 TEST(CudaDevice, IsLinkedAndChecksTheVersion) {
   EXPECT_EQ(tomograd::why_no_cuda().find("linked without"), std::string::npos) << "tomograd::cuda is linked: " << tomograd::why_no_cuda();
+  const char* why = nullptr;
+  EXPECT_EQ(tg_cuda_get_api(TG_KERNELS_VERSION + 1, &why), nullptr);
+  EXPECT_EQ(std::string(why), "the CUDA kernels have interface version " + std::to_string(TG_KERNELS_VERSION) + ", the program " +
+                                  std::to_string(TG_KERNELS_VERSION + 1) + ": build both from one release");
+  EXPECT_EQ(tg_cuda_get_api(TG_KERNELS_VERSION + 1, nullptr), nullptr) << "nobody asks why";
 }
 #endif
 

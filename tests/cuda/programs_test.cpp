@@ -124,5 +124,45 @@ TEST_F(CudaPrograms, TrainOnSimtBehindThePlugin) {
   EXPECT_TRUE(std::filesystem::exists(folder / "there/model.safetensors"));
 }
 
+TEST_F(CudaPrograms, AGpuThatFailsInMidTrainingLeavesTheCheckpoint) {
+  if (!tg::kernels::simt_kernels()) GTEST_SKIP() << "this machine cannot run simt (AVX2 and FMA)";
+  ASSERT_EQ(run("tomograd phantoms --patients 4 --slices 3 --size 64 --out data").code, 0);
+  const std::string train =
+      "tomograd train --csv data/labels.csv --label hemorrhage --group patient_id --hu-offset 1024 --arch resnet20 --size 32 --batch 4 "
+      "--epochs 2 --out there --device cuda";
+  const Outcome broken = run(train, kSimt + " TOMOGRAD_SIMT_FAIL_LAUNCH=40 TOMOGRAD_SIMT_FAIL_SINCE=there/checkpoint.safetensors");
+  EXPECT_EQ(broken.code, 1) << broken;
+  EXPECT_TRUE(broken.says(" failed on simt: ") && broken.says("_kernel: unspecified launch failure (cudaErrorLaunchFailure)")) << broken;
+  EXPECT_TRUE(std::filesystem::exists(folder / "there/checkpoint.safetensors")) << "of the first epoch";
+  EXPECT_FALSE(std::filesystem::exists(folder / "there/report.html"));
+  EXPECT_FALSE(std::filesystem::exists(folder / "there/model.safetensors"));
+  const Outcome mended = run(train, kSimt);
+  EXPECT_EQ(mended.code, 0) << mended;
+  EXPECT_TRUE(mended.says("going on from there/checkpoint.safetensors") && mended.says("epoch  2") && !mended.says("epoch  1")) << mended;
+  EXPECT_TRUE(std::filesystem::exists(folder / "there/report.html"));
+}
+
+TEST_F(CudaPrograms, AReplayFromAGpuRunsOnSimt) {
+  if (!tg::kernels::simt_kernels()) GTEST_SKIP() << "this machine cannot run simt (AVX2 and FMA)";
+  npy::write(folder / "x.npy", golden_picture(1, 32));
+  const Outcome dumped =
+      run("tomograd replay dump resnet20 x.npy --layout nhwc --layer layer3.0.conv2 --device cuda --out l.replay", kSimt);
+  ASSERT_EQ(dumped.code, 0) << dumped;
+  const Outcome same = run("tomograd replay run l.replay --device simt --tolerance 0");
+  EXPECT_EQ(same.code, 0) << same;
+  EXPECT_TRUE(same.says("recorded by tomograd ") && same.says("bits   the same in all 4096 numbers")) << same;
+}
+
+TEST_F(CudaPrograms, APluginOfAnotherVersionIsRefused) {
+  const Outcome o = run("tomograd devices", kSimt + " TOMOGRAD_SIMT_VERSION=1");
+  EXPECT_EQ(o.code, 0) << o;
+  const std::string sentence =
+      "the CUDA kernels have interface version 1, the program " + std::to_string(TG_KERNELS_VERSION) + ": build both from one release";
+  EXPECT_TRUE(o.says("cuda   not available: ") && o.says(sentence)) << o;
+  const Outcome bench = run("tomograd bench --arch resnet20 --seconds 0.1 --device cuda", kSimt + " TOMOGRAD_SIMT_VERSION=1");
+  EXPECT_EQ(bench.code, 1) << bench;
+  EXPECT_TRUE(bench.says(sentence)) << bench;
+}
+
 }  // namespace
 }  // namespace tomograd_test
