@@ -32,6 +32,7 @@ struct DeviceBytes {
   std::int64_t live = 0, peak = 0, kept = 0;
 };
 DeviceBytes device_bytes(const Device& device);
+void reset_device_peak(const Device& device);
 /// Gives unused blocks back to the system, and to the devices.
 void trim_memory() noexcept;
 
@@ -233,6 +234,10 @@ class DeviceMemory {
     std::lock_guard lock(mutex_);
     return {live_, peak_, kept_bytes_};
   }
+  void reset_peak() noexcept {
+    std::lock_guard lock(mutex_);
+    peak_ = live_;
+  }
 
  private:
   struct All {
@@ -307,5 +312,6 @@ inline void trim_memory() noexcept {
   detail::DeviceMemory::trim_all();
 }
 inline DeviceBytes device_bytes(const Device& device) { return detail::DeviceMemory::of(device).bytes(); }
+inline void reset_device_peak(const Device& device) { detail::DeviceMemory::of(device).reset_peak(); }
 
 }  // namespace tomograd::inline TOMOGRAD_ABI

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: MIT
+// Copyright The tomograd authors
+//
+// What must hold on a GPU: every op case against the reference device in float64, tensor cores within their rounding; the same bits twice;
+// losses of training beside the CPU's. Speeds are measure.hpp's.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <functional>
+#include <memory>
+#include <string>
+#include <tomograd/core/reference.hpp>
+#include <tomograd/infer.hpp>
+#include <tomograd/infer/replay.hpp>
+#include <tomograd/tomograd.hpp>
+#include <vector>
+
+#include "evidence.hpp"
+#include "ops/cases.hpp"
+
+namespace gpu {
+
+/// A convolution with numbers of its own on a device; one pass of it.
+struct Convolution {
+  tg_conv_desc d{};
+  tg_conv_pass pass = kTgConvForward;
+  tg::Device device;
+  tg::Tensor x, w, y;
+  std::shared_ptr<tg::detail::Storage> packed, scratch;
+
+  Convolution(const tg_conv_desc& desc, tg_conv_algorithm algorithm, tg_conv_pass p, const tg::Device& where)
+      : d(desc), pass(p), device(where) {
+    d.algorithm = algorithm;
+    const auto filled = [&](const tg::Shape& shape, std::uint64_t stream, double scale) {
+      tg::Tensor one = tg::empty(shape.with(0, 1));
+      tg::nn::fill_normal(one, scale, tg::Random(7, stream));
+      return repeated(one.to(device), shape);
+    };
+    x = filled({d.n, d.h, d.w, d.c}, 1, 1);
+    y = filled({d.n, d.p, d.q, d.k}, 3, 1);
+    w = tg::empty({d.k, d.r, d.s, d.c / d.groups});
+    tg::nn::fill_normal(w, 1 / std::sqrt(static_cast<double>(d.r * d.s * (d.c / d.groups))), tg::Random(7, 2));
+    w = w.to(device);
+    const tg_kernels& k = device.kernels();
+    const tg_op op = pass == kTgConvForward ? kTgOpConv2d : pass == kTgConvGradData ? kTgOpConv2dGradData : kTgOpConv2dGradFilter;
+    scratch = std::make_shared<tg::detail::Storage>(k.workspace ? k.workspace(op, &d, tg::num_threads()) : 0, device);
+    if (pass != kTgConvForward) return;
+    packed = std::make_shared<tg::detail::Storage>(k.conv2d_packed_bytes(&d), device);
+    const tg_ctx ctx = context();
+    ready = k.conv2d_pack(&d, w.raw(), packed->data(), &ctx);
+  }
+  tg_ctx context() const {
+    tg_ctx ctx{};
+    ctx.parallel_for = tg::detail::parallel_for_c;
+    ctx.workers = tg::num_threads();
+    ctx.workspace = scratch->data();
+    ctx.workspace_bytes = scratch->bytes();
+    return ctx;
+  }
+  tg_status operator()() {
+    if (ready != kTgOk) return ready;
+    const tg_kernels& k = device.kernels();
+    const tg_ctx ctx = context();
+    if (pass == kTgConvGradData) return k.conv2d_grad_data(&d, w.raw(), y.raw(), x.raw(), &ctx);
+    if (pass == kTgConvGradFilter) return k.conv2d_grad_filter(&d, x.raw(), y.raw(), w.raw(), &ctx);
+    tg_conv_args a{};
+    a.x = x.raw(), a.packed = packed->data(), a.y = y.raw();
+    return k.conv2d(&d, &a, &ctx);
+  }
+  tg::Tensor result() const { return (pass == kTgConvForward ? y : pass == kTgConvGradData ? x : w).to(tg::cpu()); }
+  double flops() const { return 2.0 * static_cast<double>(d.n * d.p * d.q) * static_cast<double>(d.k * d.r * d.s * (d.c / d.groups)); }
+  double bytes() const { return static_cast<double>(x.bytes() + w.bytes() + y.bytes()); }
+
+ private:
+  /// The same picture again and again, made on the device: the host would take seconds for a large batch.
+  static tg::Tensor repeated(const tg::Tensor& one, const tg::Shape& shape) {
+    tg::Tensor all = tg::empty(shape, tg::DType::f32, one.device());
+    tg_copy_desc c{};
+    c.dims = 2, c.size[0] = shape[0], c.size[1] = one.count(), c.dtype = kTgFloat32;
+    c.src_stride[1] = c.dst_stride[1] = 1, c.dst_stride[0] = one.count();
+    tg::detail::run_kernel("repeat", one.device(), one.device().kernels().copy, c, one.raw(), all.raw());
+    return all;
+  }
+
+  tg_status ready = kTgOk;
+};
+
+/// ‖a - b‖ / ‖b‖ with results of one shape.
+inline double apart(const tg::Tensor& a, const tg::Tensor& b) { return tg::difference_of(a.to(tg::cpu()), b.to(tg::cpu())).norm; }
+
+/// Every op case, value and gradients, in float32 on the device against float64 on the reference; then convolutions on tensor cores. Every
+/// `stride`-th case only.
+inline Section conformance(const tg::Device& device, std::size_t stride) {
+  Section s{"Conformance: float32 against float64 on the reference device"};
+  s.columns = {"group", "cases", "worst difference", "of"};
+  double worst = 0;
+  std::string worst_case = "none";
+  std::int64_t cases = 0;
+  const auto all = tomograd_test::op_cases();
+  for (std::size_t i = 0; i < all.size(); i += stride) {
+    const tomograd_test::OpCase& c = all[i];
+    try {
+      const auto truth = run_case(c, tg::DType::f64, tg::reference()), got = run_case(c, tg::DType::f32, device);
+      double by = tomograd_test::difference(got.value, truth.value);
+      for (std::size_t g = 0; g < truth.gradients.size(); ++g)
+        by = std::max(by, tomograd_test::difference(got.gradients[g], truth.gradients[g]));
+      ++cases;
+      if (!(by / c.tolerance <= worst)) worst = by / c.tolerance, worst_case = c.name;
+      if (!(by <= c.tolerance)) s.fail(c.name + ": " + tg::number_text(by, 3) + " apart, " + tg::number_text(c.tolerance, 3) + " allowed");
+    } catch (const tg::Error& e) {
+      s.fail(c.name + ": " + e.what());
+    }
+  }
+  s.rows.push_back({"ops, of what is allowed", cases, worst, worst_case});
+
+  struct Way {
+    tg_conv_algorithm algorithm;
+    double allowed;
+  };
+  for (const Way& way : {Way{kTgConvTf32, 2e-3}, {kTgConvBf16, 2e-2}}) {
+    const std::string name = tg::detail::algorithm_name(way.algorithm);
+    double most = 0;
+    std::int64_t ran = 0;
+    for (const auto& [c, k, stride_of] : {std::tuple{8, 64, 1}, {20, 24, 2}, {64, 65, 1}}) {
+      const tg_conv_desc d =
+          tg::detail::conv2d_desc("conv2d", {2, 11, 10, c}, {k, 3, 3, c}, {.stride = stride_of, .padding = 1}, tg::DType::f32);
+      Convolution on_device(d, way.algorithm, kTgConvForward, device), reference(d, kTgConvAuto, kTgConvForward, tg::reference());
+      if (on_device() != kTgOk || reference() != kTgOk) {
+        s.fail(name + ": " + device.last_error());
+        continue;
+      }
+      ++ran;
+      most = std::max(most, apart(on_device.result(), reference.result()));
+    }
+    s.rows.push_back({"conv2d " + name + ", norm", ran, most, tg::number_text(way.allowed, 3) + " allowed"});
+    if (!(most <= way.allowed)) s.fail(name + ": " + tg::number_text(most, 3) + " apart");
+  }
+  if (s.note.empty()) s.note = std::to_string(cases) + " cases, the worst at " + tg::number_text(100 * worst, 3) + " % of what is allowed";
+  return s;
+}
+
+/// Losses of so many steps of SGD from the same weights on the same numbers.
+struct Trained {
+  std::vector<double> losses;
+  std::string digest;  // of the weights afterwards
+};
+inline Trained train(const std::string& arch, std::int64_t size, std::int64_t batch, int steps, const tg::Device& device) {
+  const auto net = tg::make_model(arch, {.classes = 10, .seed = 5});
+  net->to(device);
+  tg::optim::SGD optimizer({{.parameters = net->parameters(), .lr = 1e-3, .weight_decay = 1e-4}});
+  tg::Tensor labels = tg::empty({batch}, tg::DType::i64);
+  for (std::int64_t i = 0; i < batch; ++i) labels.data<std::int64_t>()[i] = i % 10;
+  labels = labels.to(device);
+  Trained t;
+  for (int step = 0; step < steps; ++step) {
+    tg::Tensor x = tg::empty({batch, size, size, 3});
+    tg::nn::fill_normal(x, 1, tg::Random(11, static_cast<std::uint64_t>(step)));
+    tg::Tape tape;
+    const tg::Tensor loss = tg::cross_entropy((*net)(x.to(device)), labels);
+    tape.backward(loss);
+    optimizer.step();
+    optimizer.clear_gradients();
+    t.losses.push_back(loss.item());
+  }
+  tg::Sha256 sha;
+  for (const tg::nn::Named& n : net->state()) {
+    const tg::Tensor host = n.tensor->to(tg::cpu());
+    sha.update(host.raw(), static_cast<std::size_t>(host.bytes()));
+  }
+  t.digest = sha.hex();
+  return t;
+}
+
+/// Two identical runs, of training and of a plan.
+inline Section same_bits(const tg::Device& device, bool quick) {
+  Section s{"Two identical runs"};
+  s.columns = {"what", "first", "second"};
+  const std::string arch = quick ? "resnet20" : "resnet18";
+  const std::int64_t size = quick ? 16 : 64, batch = quick ? 2 : 8;
+  const auto planned = [&] {
+    const auto net = tg::make_model(arch, {.classes = 10, .seed = 5});
+    net->to(device);
+    tg::Session session(tg::compile(*net, {batch, size, size, 3}));
+    tg::Tensor x = tg::empty({batch, size, size, 3});
+    tg::nn::fill_normal(x, 1, tg::Random(11));
+    const tg::Tensor y = session.run(x);
+    return tg::sha256({static_cast<const char*>(y.raw()), static_cast<std::size_t>(y.bytes())});
+  };
+  const auto trained = [&] { return train(arch, size, batch, quick ? 1 : 3, device).digest; };
+  for (const auto& [what, run] :
+       {std::pair<std::string, std::function<std::string()>>{arch + " planned", planned}, {arch + " trained", trained}}) {
+    const std::string first = run(), second = run();
+    s.rows.push_back({what, first.substr(0, 16), second.substr(0, 16)});
+    if (first != second) s.fail(what + ": other bits in the second run");
+  }
+  if (s.note.empty()) s.note = "the same bits";
+  return s;
+}
+
+/// Losses beside the CPU's. The first step differs by rounding alone; later ones by what training makes of it.
+inline Section training(const tg::Device& device, bool quick) {
+  const int steps = quick ? 3 : 50;
+  Section s{"Losses of training steps, beside the CPU's"};
+  s.columns = {"step", "loss here", "loss on the CPU", "difference"};
+  const std::string arch = quick ? "resnet20" : "resnet18";
+  const std::int64_t size = quick ? 16 : 64, batch = quick ? 2 : 8;
+  const Trained there = train(arch, size, batch, steps, device), here = train(arch, size, batch, steps, tg::cpu());
+  constexpr double kFirst = 1e-4, kLater = 2e-2;
+  double worst = 0;
+  for (std::size_t i = 0; i < here.losses.size(); ++i) {
+    const double by = std::fabs(there.losses[i] - here.losses[i]) / here.losses[i];
+    worst = std::max(worst, std::isnan(by) ? INFINITY : by);
+    if (!(by <= (i == 0 ? kFirst : kLater)))
+      s.fail("step " + std::to_string(i + 1) + ": " + tg::number_text(there.losses[i], 6) + " instead of " +
+             tg::number_text(here.losses[i], 6));
+    if (i < 3 || (i + 1) % 10 == 0) s.rows.push_back({static_cast<std::int64_t>(i) + 1, {there.losses[i], 7}, {here.losses[i], 7}, by});
+  }
+  if (s.note.empty()) s.note = std::to_string(steps) + " steps of " + arch + ", at most " + tg::number_text(100 * worst, 3) + " % apart";
+  return s;
+}
+
+}  // namespace gpu
