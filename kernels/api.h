@@ -17,7 +17,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define TG_KERNELS_VERSION 4
+#define TG_KERNELS_VERSION 5
 #define TG_MAX_DIMS 6
 
 typedef enum tg_status { kTgOk = 0, kTgUnsupported, kTgDeviceError } tg_status;
