@@ -99,6 +99,17 @@ inline void check_writable(const std::filesystem::path& folder) {
   std::filesystem::remove(probe, error);
 }
 
+/// Names in messages come from strangers' files: control characters (C0 but for the line's end, DEL, C1 in UTF-8) do not reach the
+/// terminal.
+inline std::string printable(std::string text) {
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const auto c = static_cast<unsigned char>(text[i]), before = static_cast<unsigned char>(i ? text[i - 1] : 0);
+    if ((c < 32 && c != '\n') || c == 127) text[i] = '?';
+    if (c >= 0x80 && c < 0xA0 && before == 0xC2) text[i - 1] = text[i] = '?';
+  }
+  return text;
+}
+
 /// One line that redraws itself on a terminal: what, a bar, share, rate, time left. Elsewhere nothing but what say() prints.
 class Bar {
  public:
@@ -131,7 +142,7 @@ class Bar {
   /// A line that stays.
   void say(const std::string& line) {
     clear();
-    std::fprintf(stderr, "%s\n", line.c_str());
+    std::fprintf(stderr, "%s\n", printable(line).c_str());
   }
   void clear() {
     if (open_) std::fprintf(stderr, "\r\033[K");
@@ -206,11 +217,11 @@ int run(const char* program, F&& work, bool resumes = false) {
     std::fprintf(stderr, "%s: interrupted%s\n", program, resumes ? "; the same command goes on from the last finished epoch" : "");
     return 130;
   } catch (const tg::Error& e) {
-    std::fprintf(stderr, "%s: %s\n", program, e.what());
+    std::fprintf(stderr, "%s: %s\n", program, printable(e.what()).c_str());
   } catch (const std::bad_alloc&) {
     std::fprintf(stderr, "%s: out of memory (hint: a smaller --batch or --size)\n", program);
   } catch (const std::exception& e) {
-    std::fprintf(stderr, "%s: %s\n", program, e.what());
+    std::fprintf(stderr, "%s: %s\n", program, printable(e.what()).c_str());
   }
   return 1;
 }

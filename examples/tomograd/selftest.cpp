@@ -22,6 +22,12 @@ int selftest(const std::string& path) {
   const tg::SelfTest want = tg::selftest_from_metadata(file.metadata);
   const auto net = tg::model_of(file);
   const tg::SelfTest got = tg::run_selftest(*net, want.inputs, want.seed);
+  if (!want.weights_sha256.empty() && got.weights_sha256 != want.weights_sha256) {
+    std::printf("selftest FAILED: %s: the weights are not those that the file was written with: it is damaged, or was changed\n",
+                net->name().c_str());
+    return 1;
+  }
+  if (got.first_logits.size() != want.first_logits.size()) tg::fail(path + ": its self-test does not fit its network", "convert it again");
   const bool same = got.logits_sha256 == want.logits_sha256;
   if (same)
     std::printf("selftest passed: %s, %s, %lld inputs: the same bits (%.16s…)\n", net->name().c_str(), tg::cpu().name().c_str(),

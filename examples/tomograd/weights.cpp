@@ -30,12 +30,7 @@ struct Options : cli::Shared {
   bool json = false, selftest = false, inside = false;
 };
 
-/// Names come from files of strangers: no control characters into the terminal.
-std::string printable(std::string text) {
-  for (char& c : text)
-    if (static_cast<unsigned char>(c) < 32 || c == 127) c = '?';
-  return text;
-}
+using cli::printable;
 std::string short_number(double v) {
   char text[32];
   std::snprintf(text, sizeof text, "%.4g", v);
@@ -213,8 +208,11 @@ struct Difference {
 Difference compare(const std::vector<tg::weights::Entry>& a, const StateDict& b) {
   Difference d;
   if (a.size() != b.entries.size()) d.problem = std::to_string(b.entries.size()) + " tensors instead of " + std::to_string(a.size());
+  std::map<std::string_view, const tg::Tensor*> theirs;
+  for (const auto& e : b.entries) theirs.emplace(e.name, &e.tensor);
   for (const auto& e : a) {
-    const tg::Tensor* other = b.find(e.name);
+    const auto found = theirs.find(e.name);
+    const tg::Tensor* other = found == theirs.end() ? nullptr : found->second;
     if (!other || !(other->shape() == e.tensor.shape())) {
       d.problem = e.name + (other ? " has another shape" : " is missing");
       return d;
@@ -311,6 +309,7 @@ int convert(const Options& o) {
   using tg::weights::Store;
   const Store store = o.dtype == "f32" ? Store::f32 : o.dtype == "f16" ? Store::f16 : o.dtype == "bf16" ? Store::bf16 : Store::as_is;
   const Identity id = identify(file);
+  if (!o.arch.empty()) (void)tg::model_of(file);  // the file will say so for good: it must be true
   if (id.architecture) in_order_of_the_network(file, *id.architecture);
   if (o.selftest) {
     if (!id.architecture) tg::fail("convert: --selftest: " + id.why_not);

@@ -242,7 +242,8 @@ int verify(const Options& o) {
       const tg::Tensor y = (*net)(x);
       listening = false;
       for (std::int64_t i = 0; i < y.count(); ++i)
-        plan_distance = std::max(plan_distance, std::abs(static_cast<double>(y.data<float>()[i]) - static_cast<double>(rows[i])));
+        if (const double by = std::abs(static_cast<double>(y.data<float>()[i]) - static_cast<double>(rows[i])); !(by <= plan_distance))
+          plan_distance = std::isnan(by) ? INFINITY : by;
     }
     at += x.size(0);
     bar.update("pictures", static_cast<double>(at), static_cast<double>(count));

@@ -163,6 +163,20 @@ TEST_F(Weights, ConvertsToOnnxAndBack) {
   EXPECT_EQ(before, digests("back.safetensors"));
 }
 
+TEST_F(Weights, ConvertDoesNotRecordWhatIsNotTrue) {
+  Outcome o = run("weights convert net.safetensors lie.safetensors --arch resnet32");
+  EXPECT_EQ(o.code, 1) << o;
+  EXPECT_FALSE(fs::exists(folder / "lie.safetensors"));
+  o = run("weights convert net.safetensors lie.safetensors --arch vgg");
+  EXPECT_EQ(o.code, 1) << o;
+  EXPECT_FALSE(fs::exists(folder / "lie.safetensors"));
+  EXPECT_EQ(run("weights convert net.safetensors true.safetensors --arch resnet20").code, 0);
+  tg::weights::write_safetensors(folder / "red.safetensors", {{"\x1B[31m\xC2\x9Bred", tg::zeros({1})}}, {});
+  o = run("predict --weights red.safetensors --arch resnet20 x.png");
+  EXPECT_EQ(o.code, 1) << o;
+  EXPECT_TRUE(o.says("?[31m??red")) << o;
+}
+
 TEST_F(Weights, ConvertRounds) {
   for (const char* type : {"f16", "bf16"}) {
     const Outcome o = run(std::string("weights convert net.safetensors small.pth --dtype ") + type);
@@ -221,12 +235,22 @@ TEST_F(Weights, SelfTest) {
       EXPECT_TRUE(o.code == 0 || o.says("instruction set") || o.says("TOMOGRAD_ISA")) << isa << o;
     }
   }
-  std::string bytes = tg::read_file(folder / "q.safetensors");
-  bytes[bytes.size() - 2] ^= 0x10;  // one bit of one weight, not its last
-  tg::write_file(folder / "q.safetensors", bytes);
+  const std::string bytes = tg::read_file(folder / "q.safetensors");
+  for (std::size_t k = 1; k <= 8; ++k) {  // one bit of any weight
+    std::string damaged = bytes;
+    damaged[bytes.size() - k * (bytes.size() / 10)] ^= 0x04;
+    tg::write_file(folder / "q.safetensors", damaged);
+    o = run("selftest q.safetensors");
+    EXPECT_EQ(o.code, 1) << k << o;
+    EXPECT_TRUE(o.says("selftest FAILED")) << k << o;
+  }
+  // A file that promises other logits.
+  auto file = tg::weights::read_state_dict(folder / "q.pth");
+  file.metadata["selftest.logits_sha256"] = std::string(64, '0');
+  tg::weights::write_safetensors(folder / "q.safetensors", file.entries, file.metadata);
   o = run("selftest q.safetensors");
   EXPECT_EQ(o.code, 1) << o;
-  EXPECT_TRUE(o.says("selftest FAILED")) << o;
+  EXPECT_TRUE(o.says("other bits than the file promises")) << o;
 }
 
 TEST_F(Weights, Verify) {

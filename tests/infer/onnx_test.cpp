@@ -197,6 +197,47 @@ TEST(Onnx, WhatAForeignGraphDoesToItsPicturesIsPreprocessing) {
   }
 }
 
+TEST(Onnx, OneNumberForAllChannelsAndColoursTurnedRound) {
+  auto net = filled("resnet20", 3);
+  tg::Image picture(32, 32, 3, tg::PixelType::u8, tg::Unit::picture8);
+  for (std::size_t i = 0; i < picture.size_bytes(); ++i)
+    static_cast<std::uint8_t*>(picture.raw())[i] = static_cast<std::uint8_t>(i * 37 + i / 100);
+  const std::string bytes = tg::onnx_bytes(*net, {.preprocessing = small_pictures(), .inside = true});
+  for (const bool turned : {false, true}) {
+    onnx::Graph graph = onnx::read_graph(source_of(bytes));
+    std::erase_if(graph.metadata, [](const auto& item) { return item.first.starts_with("preprocessing."); });
+    graph.constants["preprocessing.divisor"] = tg::scalar(127.5);
+    graph.constants["preprocessing.mean"] = tg::scalar(1);
+    graph.constants["preprocessing.std"] = turned ? tg::from_vector<float>({0.5f, 1, 2}, {3, 1, 1}) : tg::scalar(0.5);
+    if (turned) {  // as torch exports x.flip(1)
+      const std::string input = graph.inputs[0].name;
+      for (auto& n : graph.nodes)
+        for (auto& i : n.inputs)
+          if (i == input) i = "turned";
+      onnx::Node flip{.name = {}, .op = "Slice", .domain = {}, .inputs = {input}, .outputs = {"turned"}, .attributes = {}};
+      for (const auto& [name, v] : {std::pair("starts", std::int64_t{-1}), {"ends", INT64_MIN}, {"axes", 1}, {"steps", -1}}) {
+        flip.inputs.push_back(name);
+        graph.constants[name] = tg::from_vector<std::int64_t>({v}, {1});
+      }
+      graph.nodes.insert(graph.nodes.begin(), flip);
+    }
+    const auto first = onnx::normalisation(graph);
+    EXPECT_EQ(first.steps, 3);
+    EXPECT_EQ(first.swapped, turned);
+    const auto file = onnx::resnet_state_dict(graph, source_of(bytes));
+    EXPECT_EQ(file.assumed.at("preprocessing.order"), turned ? "bgr" : "rgb");
+    const auto as_graph = tg::make_classifier(graph).predict(picture), as_net = tg::make_classifier(file).predict(picture);
+    for (std::size_t i = 0; i < 3; ++i)
+      EXPECT_NEAR(as_net.logits[i], as_graph.logits[i], 2e-4 * std::max(1.0f, std::fabs(as_graph.logits[i]))) << turned;
+    // The graph by hand, on pixels.
+    tg::Tensor x = tg::empty({1, 32, 32, 3});
+    for (std::int64_t i = 0; i < x.count(); ++i) x.data<float>()[i] = picture.data<std::uint8_t>()[i];
+    const tg::Tensor y = tg::OnnxNet(graph).forward(x);
+    for (std::size_t i = 0; i < 3; ++i)
+      EXPECT_NEAR(as_graph.logits[i], y.data<float>()[i], 2e-4 * std::max(1.0f, std::fabs(y.data<float>()[i]))) << turned;
+  }
+}
+
 TEST(Onnx, AClassifierSaysWhatItAssumes) {
   auto net = filled("resnet20");
   const tg::Classifier c = tg::load_classifier(source_of(tg::onnx_bytes(*net)), {.max_batch = 4});

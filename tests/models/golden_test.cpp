@@ -129,7 +129,7 @@ void check_ten_steps(tg::Model& net, const tg::Tensor& x, double lr, const std::
     tg::Tape tape;
     const tg::Tensor loss = tg::cross_entropy(net(x), labels);
     EXPECT_NEAR(loss.item(), expected.at(i), 1e-3) << "step " << i;
-    worst = std::max(worst, std::fabs(loss.item() - expected[i]));
+    worst = worse(worst, std::fabs(loss.item() - expected[i]));
     tape.backward(loss);
     sgd.step();
     sgd.clear_gradients();

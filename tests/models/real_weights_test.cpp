@@ -37,7 +37,7 @@ std::filesystem::path unpacked(const std::filesystem::path& xz) {
 double largest_difference(const tg::Tensor& a, const float* b) {
   double worst = 0;
   for (std::int64_t i = 0; i < a.count(); ++i)
-    worst = std::max(worst, std::fabs(static_cast<double>(a.data<float>()[i]) - static_cast<double>(b[i])));
+    worst = worse(worst, std::fabs(static_cast<double>(a.data<float>()[i]) - static_cast<double>(b[i])));
   return worst;
 }
 
@@ -76,7 +76,7 @@ TEST(RealWeights, ResNet18ActivationsAndLogits) {
     ASSERT_EQ(got.shape(), expected.shape()) << name;
     const double d = largest_difference(got, expected.data<float>());
     EXPECT_LE(d, 1e-4) << name;
-    worst = std::max(worst, d);
+    worst = worse(worst, d);
   }
   const double gap = largest_difference(seen.at("gap"), logits.at("gap").as<float>().data());
   const double last = largest_difference(y, logits.at("logits").as<float>().data());
@@ -113,8 +113,8 @@ TEST(RealWeights, ResNet50LogitsFromTheSameInput) {
     if (at == std::string::npos) continue;
     const std::int64_t i = std::count(names.begin(), names.begin() + static_cast<std::ptrdiff_t>(at), '"') / 2;
     ++found;
-    worst = std::max(worst, largest_difference(tg::slice(y, 0, i, i + 1), logits.data() + row * 1000));
-    worst_planned = std::max(worst_planned, largest_difference(tg::slice(planned, 0, i, i + 1), logits.data() + row * 1000));
+    worst = worse(worst, largest_difference(tg::slice(y, 0, i, i + 1), logits.data() + row * 1000));
+    worst_planned = worse(worst_planned, largest_difference(tg::slice(planned, 0, i, i + 1), logits.data() + row * 1000));
   }
   ASSERT_GE(found, 2);
   EXPECT_LE(worst, 1e-4);

@@ -5,17 +5,25 @@
 // i8 and u1 in C order; anything else throws. Numbers are kept as doubles, which hold all of f4, f8, i4, u1 and i8 below 2^53.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <limits>
 #include <map>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 namespace tomograd_test {
+
+/// The larger of two differences; NaN counts as infinite, whatever comes after it: std::max would forget it.
+inline double worse(double worst, double by) {
+  if (by <= worst) return worst;
+  return std::isnan(by) ? std::numeric_limits<double>::infinity() : by;
+}
 
 struct Npy {
   std::vector<int64_t> shape;

@@ -86,7 +86,7 @@ tg::Tensor pictures(std::int64_t n, std::int64_t size, double scale) {
 double largest(const tg::Tensor& a, const tg::Tensor& b) {
   double worst = a.shape() == b.shape() ? 0 : INFINITY;
   for (std::int64_t i = 0; i < b.count() && worst < INFINITY; ++i)
-    worst = std::max(worst, std::abs(static_cast<double>(a.data<float>()[i]) - static_cast<double>(b.data<float>()[i])));
+    worst = worse(worst, std::abs(static_cast<double>(a.data<float>()[i]) - static_cast<double>(b.data<float>()[i])));
   return worst;
 }
 

@@ -477,6 +477,10 @@ TEST(OnnxNet, SmallFilesAskForLittleMemory) {
     EXPECT_TRUE(mentions(refused(m->bytes()), {"not large enough for such constants"}));
     EXPECT_LT(largest_block().load(), std::size_t{8} << 20);
   }
+  Model chain;
+  for (int i = 0; i < 30'000; ++i)
+    chain.node("Relu", {i ? "c" + std::to_string(i) : "x"}, {i == 29'999 ? "y" : "c" + std::to_string(i + 1)});
+  EXPECT_TRUE(mentions(refused(chain.bytes()), {"30000 nodes with 30000 operands", "more than are run"}));
   std::string empty_nodes;  // two bytes each
   Writer graph;
   for (int i = 0; i < 300'000; ++i) graph.bytes(1, "");

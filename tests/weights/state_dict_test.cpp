@@ -6,7 +6,10 @@
 
 #include <gtest/gtest.h>
 
+#include <sys/stat.h>
+
 #include <cstdlib>
+#include <ctime>
 #include <fstream>
 
 #include "support/data.hpp"
@@ -85,6 +88,26 @@ TEST(StateDict, StrangersAreNamed) {
   is("PK\3\4" + std::string(100, 'x'), {"truncated", "104 bytes"});
   EXPECT_TRUE(mentions(refusal_of(folder / "absent.pth"), {"absent.pth", "no such file"}));
   EXPECT_TRUE(mentions(refusal_of(folder.path()), {"is a folder"}));
+}
+
+TEST(StateDict, TimeGrowsWithTheFileNotWithItsSquare) {
+  std::string many, blocks;
+  for (int i = 0; i < 200'000; ++i) many += "module.";
+  for (int i = 0; i < 50'000; ++i)
+    blocks += (i ? "," : "") + std::string("\"layer1.") + std::to_string(i) +
+              R"(.conv1.weight":{"dtype":"F32","shape":[0],"data_offsets":[0,0]})";
+  const std::clock_t start = std::clock();
+  const auto wrapped = read(safetensors("{\"" + many + R"(x":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})", "x"));
+  EXPECT_EQ(wrapped.notes.size(), 1u);
+  EXPECT_TRUE(wrapped.entries[0].name.ends_with("module.x"));
+  EXPECT_TRUE(mentions(weights::looks_like(read(safetensors("{" + blocks + "}", ""))), {"ResNet"}));
+  EXPECT_LT(std::clock() - start, 4 * CLOCKS_PER_SEC);  // processor time; a sanitizer takes ten times as long as the 0.1 s it is
+}
+
+TEST(StateDict, PipesAreNotWaitedFor) {
+  TemporaryFolder folder;
+  ASSERT_EQ(mkfifo((folder / "pipe.pth").c_str(), 0600), 0);
+  EXPECT_TRUE(mentions(refusal_of(folder / "pipe.pth"), {"pipe.pth", "is a pipe or a device"}));
 }
 
 TEST(StateDict, DigestsAndPromises) {

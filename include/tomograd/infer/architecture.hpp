@@ -24,7 +24,7 @@ inline Architecture guess_architecture(const weights::StateDict& file) {
   Architecture a;
   const auto blocks_in = [&](int stage) {
     int n = 0;
-    while (file.find("layer" + std::to_string(stage) + "." + std::to_string(n) + ".conv1.weight")) ++n;
+    while (n < 64 && file.find("layer" + std::to_string(stage) + "." + std::to_string(n) + ".conv1.weight")) ++n;
     return n;
   };
   const Tensor* stem = file.find("conv1.weight");

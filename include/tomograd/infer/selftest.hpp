@@ -4,7 +4,7 @@
 // Installation qualification: does this machine compute the same bits as the one that made the weight file? The file carries the definition
 // of two small inputs (shape and seed; the numbers are Philox draws, exact in float32) and the SHA-256 of their logits. One version of the
 // engine promises equal bits on any instruction set and thread count, so any difference means other weights, a broken build or a broken
-// machine; another version may sum in another order.
+// machine; another version may sum in another order. Two inputs do not reach every weight: the weights have a digest of their own.
 #pragma once
 
 #include <algorithm>
@@ -69,13 +69,25 @@ struct SelfTest {
   std::int64_t inputs = 2;
   std::uint64_t seed = 1;
   std::string engine = "tomograd " TOMOGRAD_VERSION;
+  std::string weights_sha256 = {};       // of all weights as the network has them, float32, in its order; empty in files of old
   std::string logits_sha256 = {};        // of the float32 logits, little-endian
   std::vector<float> first_logits = {};  // the first eight of each input, to say how far off a wrong answer is
 };
 
+/// SHA-256 of what the network computes with: its floating-point state, little-endian, in the engine's layout and order.
+inline std::string weights_digest(Model& net) {
+  Sha256 hash;
+  for (const nn::Named& n : net.state()) {
+    if (!is_floating(n.tensor->dtype())) continue;  // counters of batches
+    const Tensor t = n.tensor->to(cpu()).to(DType::f32);
+    hash.update(t.raw(), static_cast<std::size_t>(t.bytes()));
+  }
+  return hash.hex();
+}
+
 inline SelfTest run_selftest(Model& net, std::int64_t inputs = 2, std::uint64_t seed = 1) {
   const Tensor y = planned_logits(net, seeded_input(net, inputs, seed));
-  SelfTest t{.inputs = inputs, .seed = seed};
+  SelfTest t{.inputs = inputs, .seed = seed, .weights_sha256 = weights_digest(net)};
   std::string bytes;
   for (std::int64_t i = 0; i < y.count(); ++i) {
     const auto bits = std::bit_cast<std::uint32_t>(y.data<float>()[i]);
@@ -89,11 +101,8 @@ inline SelfTest run_selftest(Model& net, std::int64_t inputs = 2, std::uint64_t 
 inline std::map<std::string, std::string> to_metadata(const SelfTest& t) {
   std::string first;
   for (const float v : t.first_logits) first += (first.empty() ? "" : ",") + number_text(static_cast<double>(v), 9);
-  return {{"selftest.inputs", std::to_string(t.inputs)},
-          {"selftest.seed", std::to_string(t.seed)},
-          {"selftest.engine", t.engine},
-          {"selftest.logits_sha256", t.logits_sha256},
-          {"selftest.first_logits", first}};
+  return {{"selftest.inputs", std::to_string(t.inputs)}, {"selftest.seed", std::to_string(t.seed)},   {"selftest.engine", t.engine},
+          {"selftest.weights_sha256", t.weights_sha256}, {"selftest.logits_sha256", t.logits_sha256}, {"selftest.first_logits", first}};
 }
 inline bool has_selftest(const std::map<std::string, std::string>& metadata) { return metadata.count("selftest.logits_sha256") > 0; }
 /// Strict: a malformed entry throws.
@@ -114,6 +123,7 @@ inline SelfTest selftest_from_metadata(const std::map<std::string, std::string>&
   t.engine = text("engine");
   if (t.engine.size() > 60 || std::any_of(t.engine.begin(), t.engine.end(), [](char c) { return c < 32 || c > 126; }))
     fail("selftest.engine is no name of a program");
+  if (metadata.count("selftest.weights_sha256")) t.weights_sha256 = text("weights_sha256");
   t.logits_sha256 = text("logits_sha256");
   if (t.logits_sha256.size() != 64) fail("selftest.logits_sha256 is no SHA-256");
   std::string rest = text("first_logits");

@@ -101,10 +101,12 @@ TOMOGRAD_INLINE Entry read_tensor(const Source& source);
 /// Whether the first bytes are those of an ONNX model.
 TOMOGRAD_INLINE bool looks_like_onnx(std::string_view head);
 
-/// How a graph normalises its input before anything else: Sub, Add, Mul and Div of constants, in all x to scale x + shift.
+/// How a graph normalises its input before anything else: Sub, Add, Mul and Div of constants, in all x to scale x + shift, and perhaps the
+/// colours in the other order.
 struct Normalisation {
   int steps = 0;                           // 0: it does not
   std::string result;                      // the name of what comes out of the last step, or of the input
+  bool swapped = false;                    // channels in the other order; scale and shift are in the order that comes out
   bool known = true;                       // false where a step is something else than numbers per channel
   std::vector<double> scale{1}, shift{0};  // one number, or one per channel
   /// Pixels are to come as 0 to 255; else as 0 to 1. Told from the picture that becomes 0 where there is a shift, else from the scale.
@@ -572,7 +574,19 @@ TOMOGRAD_INLINE Normalisation normalisation(const Graph& graph) {
       }
     if (!reader || reader->outputs.size() != 1) return out;
     const Node& n = *reader;
-    const bool passes = n.op == "Identity" || n.op == "Dropout" || n.op == "Cast";
+    const auto integers = [&](std::size_t input) {
+      const Tensor* c = input < n.inputs.size() ? constant(n.inputs[input]) : nullptr;
+      return c && c->dtype() == DType::i64 && c->count() <= 16 ? c->to_vector<std::int64_t>() : std::vector<std::int64_t>{};
+    };
+    using Ints = std::vector<std::int64_t>;
+    const bool turns = (n.op == "Gather" && n.integer("axis", 0) == 1 && integers(1) == Ints{2, 1, 0}) ||
+                       (n.op == "Slice" && integers(1) == Ints{-1} && integers(3) == Ints{1} && integers(4) == Ints{-1});
+    if (turns) {
+      out.swapped = !out.swapped;
+      std::reverse(out.scale.begin(), out.scale.end());
+      std::reverse(out.shift.begin(), out.shift.end());
+    }
+    const bool passes = turns || n.op == "Identity" || n.op == "Dropout" || n.op == "Cast";
     if (!passes && n.op != "Sub" && n.op != "Add" && n.op != "Mul" && n.op != "Div") return out;
     if (!passes) {
       ++out.steps;

@@ -1184,6 +1184,13 @@ TOMOGRAD_INLINE void OnnxNet::build(weights::onnx::Graph& graph, const GraphOpti
     }
   }
 
+  constexpr std::size_t kMost = 40'000;  // a ResNet-152 has some 2000; planning takes time by their square
+  std::size_t operands = 0;
+  for (const std::size_t i : order) operands += 1 + graph.nodes[i].inputs.size();
+  if (operands > kMost)
+    fail(where + std::to_string(order.size()) + " nodes with " + std::to_string(operands - order.size()) +
+         " operands are more than are run (" + std::to_string(kMost) + " together)");
+
   std::map<std::string, int> uses;
   for (const std::size_t i : order)
     for (const std::string& name : graph.nodes[i].inputs)

@@ -122,7 +122,7 @@ class ResNetWalk {
   /// is assumed.
   std::string normalisation() {
     const Normalisation first = onnx::normalisation(graph_);
-    if (first.steps == 0) return graph_.inputs[0].name;
+    if (first.steps == 0 && !first.swapped) return graph_.inputs[0].name;
     const bool stated = out_.metadata.count("preprocessing.unit") != 0;
     auto& said = stated ? out_.metadata : out_.assumed;
     bool known = first.known;
@@ -136,10 +136,21 @@ class ResNetWalk {
               {"preprocessing.crop", std::to_string(h) + "x" + std::to_string(w)},
               {"convention", "numbers as the graph normalises its input itself"}};
       if (h > 64) said["preprocessing.resize"] = "shorter:" + std::to_string((std::max(h, w) * 256 + 112) / 224);
+      if (first.steps == 0) {  // the colours alone
+        said["preprocessing.divisor"] = "255";
+        said["preprocessing.mean"] = "0.485,0.456,0.406", said["preprocessing.std"] = "0.229,0.224,0.225";
+        said["convention"] = "ImageNet's numbers, colours as the graph turns them";
+      }
     }
     std::vector<double> scale = first.scale, shift = first.shift;
     std::vector<double> mean = numbers(said, "preprocessing.mean", 0), deviation = numbers(said, "preprocessing.std", 1);
-    const std::size_t channels = std::max({mean.size(), deviation.size(), scale.size()});
+    if (first.swapped) {
+      std::reverse(mean.begin(), mean.end());
+      std::reverse(deviation.begin(), deviation.end());
+    }
+    const double stated_channels = numbers(said, "preprocessing.channels", 3)[0];
+    known = known && stated_channels >= 1 && stated_channels <= 16;
+    const std::size_t channels = known ? static_cast<std::size_t>(stated_channels) : 1;
     for (auto* v : {&mean, &deviation, &scale, &shift}) {
       known = known && (v->size() == 1 || v->size() == channels);
       v->resize(channels, v->front());
@@ -152,10 +163,10 @@ class ResNetWalk {
       }
       said["preprocessing.mean"] = means;
       said["preprocessing.std"] = deviations;
+      if (first.swapped) said["preprocessing.order"] = said["preprocessing.order"] == "bgr" ? "rgb" : "bgr";
       out_.notes.push_back("the normalisation that the graph begins with became part of the preprocessing");
     } else {
-      out_.notes.push_back("the graph normalises its input itself, in " + std::to_string(first.steps) +
-                           " steps, which the weights do not hold");
+      strange("it prepares its pictures in " + std::to_string(first.steps) + " steps that are no numbers per channel");
     }
     return first.result;
   }
@@ -334,6 +345,8 @@ class ResNetWalk {
     const std::string key = imagenet_ ? "fc" : "linear";
     out_.entries.push_back({key + ".weight", weight, {}});
     out_.entries.push_back({key + ".bias", bias->view({bias->count()}), {}});
+    if (const Node* end = reader(gemm ? result(*n) : result(*reader(result(*n)))); is(end, "Softmax"))
+      out_.notes.push_back("the graph ends in Softmax, the net in the logits before it");
   }
 
   void add(const std::string& conv, const std::string& norm, const Unit& u) {

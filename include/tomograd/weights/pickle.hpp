@@ -25,7 +25,8 @@
 namespace tomograd::inline TOMOGRAD_ABI::weights::detail {
 
 inline constexpr std::uint64_t kPickleBytes = std::uint64_t{64} << 20;  // a state dict's pickle has some 100 bytes per tensor
-inline constexpr std::size_t kPickleNodes = std::size_t{1} << 22;
+/// Objects that a pickle of so many bytes may make: state dicts take some seven bytes for one, and an object takes 64 of memory.
+inline constexpr std::size_t most_objects(std::size_t bytes) { return (std::size_t{1} << 16) + bytes / 4; }
 
 struct PickleGlobal;
 
@@ -160,6 +161,12 @@ inline constexpr PickleGlobal kPickleGlobals[] = {
     {"argparse.Namespace"},
     {"collections.defaultdict"},
     {"collections.Counter"},
+    {"datetime.datetime"},
+    {"datetime.timedelta"},
+    {"pathlib.Path"},
+    {"pathlib.PosixPath"},
+    {"pathlib.WindowsPath"},
+    {"builtins.frozenset"},
     {"builtins.set"},
     {"builtins.dict"},
     {"builtins.list"},
@@ -227,7 +234,8 @@ class Unpickler {
 
   // ---- nodes and stack
   std::uint32_t make(Node::Kind kind, std::int64_t v = 0, std::string_view s = {}) {
-    if (out_.nodes.size() >= kPickleNodes) refuse("more than " + std::to_string(kPickleNodes) + " objects", "this is no state dict");
+    if (const std::size_t most = most_objects(bytes_.size()); out_.nodes.size() >= most)
+      refuse("more than " + std::to_string(most) + " objects", "this is no state dict");
     Node& n = out_.nodes.emplace_back();
     n.kind = kind;
     n.number = v;

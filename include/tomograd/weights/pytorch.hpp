@@ -149,7 +149,7 @@ TOMOGRAD_INLINE PickledTensors find_state_dict(const Pickle& p, const Source& so
       if (!wanted.empty()) source.refuse("has no dictionary \"" + wanted + "\"");
       source.refuse(
           n == 0 ? "holds an empty dictionary" : "holds no state dict at its top" + (names.empty() ? std::string() : ", only: " + names),
-          n == 0 ? kRemedy : std::string("name the entry with ReadOptions.root, or ") + kRemedy);
+          n == 0 ? kRemedy : std::string("name the entry (--root, ReadOptions.root), or ") + kRemedy);
     }
     skip_others(*dict, next, path);
     path += std::string(key_of(*dict, next).string) + ".";

@@ -25,7 +25,8 @@ TOMOGRAD_INLINE std::string looks_like(const StateDict& file) {
   const auto has = [&](const std::string& name) { return file.find(name) != nullptr; };
   std::array<int, 5> blocks{};
   for (std::size_t stage = 1; stage <= 4; ++stage)
-    while (has("layer" + std::to_string(stage) + "." + std::to_string(blocks[stage]) + ".conv1.weight")) ++blocks[stage];
+    while (blocks[stage] < 64 && has("layer" + std::to_string(stage) + "." + std::to_string(blocks[stage]) + ".conv1.weight"))
+      ++blocks[stage];  // the longest known has 36
   const auto are = [&](int a, int b, int c, int d) { return blocks == std::array<int, 5>{0, a, b, c, d}; };
   const bool bottleneck = has("layer1.0.conv3.weight");
   std::string name;

@@ -6,6 +6,7 @@
 // Not safe for use from two threads at once. Every message starts with "load_weights: <name>: ".
 #pragma once
 
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -59,8 +60,13 @@ TOMOGRAD_INLINE Source Source::file(const std::filesystem::path& path) {
   const auto status = std::filesystem::status(path, error);
   if (!std::filesystem::exists(status)) s.refuse("no such file", "check the path");
   if (std::filesystem::is_directory(status)) s.refuse("is a folder, not a weight file", "name the .pth or .safetensors file inside it");
+  if (!std::filesystem::is_regular_file(status)) s.refuse("is a pipe or a device, not a file", "copy it into a file");
   auto stream = std::make_shared<std::filebuf>();
-  if (!stream->open(path, std::ios::in | std::ios::binary)) s.refuse("cannot be opened", "check the permissions");
+  if (!stream->open(path, std::ios::in | std::ios::binary)) {
+    const std::error_code why(errno, std::generic_category());
+    s.refuse("cannot be opened (" + why.message() + ")",
+             why == std::errc::too_many_files_open ? "ulimit -n 4096" : "check the permissions");
+  }
   const auto end = stream->pubseekoff(0, std::ios::end);
   if (end < 0) s.refuse("cannot tell its size", "copy it to a regular file");
   s.size_ = static_cast<std::uint64_t>(std::streamoff(end));

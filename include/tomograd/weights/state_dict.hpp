@@ -79,7 +79,8 @@ TOMOGRAD_INLINE void refuse_strangers(const Source& source, std::string_view hea
     std::string begin(head.substr(first, 16));
     for (char& c : begin)
       if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
-    if (begin.starts_with("<!doctype") || begin.starts_with("<html") || begin.starts_with("<head") || begin.starts_with("<?xml"))
+    if (begin.starts_with("<!doctype") || begin.starts_with("<html") || begin.starts_with("<head") || begin.starts_with("<?xml") ||
+        begin.starts_with("<!--"))
       source.refuse("is a web page, not a weight file", "the download needs a login or another link");
   }
   if (starts("\xFD"
@@ -103,21 +104,25 @@ TOMOGRAD_INLINE void refuse_strangers(const Source& source, std::string_view hea
 }
 
 TOMOGRAD_INLINE void strip_prefixes(StateDict& out) {
-  for (;;) {
+  std::string stripped;
+  for (int layers = 0; layers < 8 && !out.entries.empty(); ++layers) {  // nobody wraps a net more often
     std::string_view found;
     for (const std::string_view prefix : {"module.", "_orig_mod.", "model."}) {
-      const bool all = !out.entries.empty() && std::all_of(out.entries.begin(), out.entries.end(), [&](const Entry& e) {
-        return e.name.size() > prefix.size() && e.name.starts_with(prefix);
+      const bool all = std::all_of(out.entries.begin(), out.entries.end(), [&](const Entry& e) {
+        const std::string_view rest = std::string_view(e.name).substr(stripped.size());
+        return rest.size() > prefix.size() && rest.starts_with(prefix);
       });
       if (all) found = prefix;
     }
-    if (found.empty()) return;
-    for (Entry& e : out.entries) e.name.erase(0, found.size());
-    std::map<std::string, std::string> renamed;
-    for (auto& [name, why] : out.skipped) renamed[name.starts_with(found) ? name.substr(found.size()) : name] = why;
-    out.skipped = std::move(renamed);
-    out.notes.push_back("stripped \"" + std::string(found) + "\" from " + std::to_string(out.entries.size()) + " names");
+    if (found.empty()) break;
+    stripped += found;
   }
+  if (stripped.empty()) return;
+  for (Entry& e : out.entries) e.name.erase(0, stripped.size());
+  std::map<std::string, std::string> renamed;
+  for (auto& [name, why] : out.skipped) renamed[name.starts_with(stripped) ? name.substr(stripped.size()) : name] = why;
+  out.skipped = std::move(renamed);
+  out.notes.push_back("stripped \"" + stripped + "\" from " + std::to_string(out.entries.size()) + " names");
 }
 
 }  // namespace detail

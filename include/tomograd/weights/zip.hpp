@@ -219,7 +219,7 @@ TOMOGRAD_INLINE void Zip::require_stored(const ZipEntry& e) const {
   if (e.method != 0)
     source_.refuse("zip entry \"" + e.name + "\" is compressed (" + (e.method == 8 ? "deflate" : "method " + std::to_string(e.method)) +
                        "); PyTorch stores entries as they are",
-                   "in Python: torch.save(torch.load(file), file)");
+                   "in Python: torch.save(torch.load(file, weights_only=True), \"other.pth\")");
 }
 
 TOMOGRAD_INLINE void Zip::check_crc(const ZipEntry& e, std::span<const std::byte> bytes) const {
