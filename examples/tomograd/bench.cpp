@@ -197,7 +197,8 @@ Command add_bench(CLI::App& app) {
   app.add_flag("--no-winograd", o->no_winograd, "Direct sums only");
   app.add_flag("--batch-invariant", o->batch_invariant, "Choose algorithms without looking at the batch");
   app.add_flag("--no-pieces", o->no_pieces, "Every step takes the whole batch in one call: more memory");
-  app.add_option("--memory", o->memory, "low: no Winograd filters, one picture at a time")->check(CLI::IsMember({"usual", "low"}));
+  app.add_option("--memory", o->memory, "low: no Winograd filters, early layers one picture at a time")
+      ->check(CLI::IsMember({"usual", "low"}));
   app.add_option("--tune", o->tune, "Time each layer's algorithms, and keep the choice in this file; one that exists is obeyed");
   app.add_flag("--recompute", o->recompute, "With --train: blocks run twice instead of keeping their inside");
   cli::add_seed(app, *o);

@@ -158,6 +158,19 @@ TEST(Loader, DifferentSizesNeedAFixedOne) {
   EXPECT_EQ(n, 3);
 }
 
+TEST(Loader, AnErrorThatIsCaughtLeavesTheNextBatchRight) {
+  const Pictures p(6);
+  auto whole = small();
+  whole.fit = tg::Preprocessing::Fit::none;
+  whole.crop_height = whole.crop_width = 0;
+  for (const int workers : {0, 2}) {
+    data::Loader loader(p.set, whole, {.batch = 2, .workers = workers, .prefetch = 1});
+    auto epoch = loader.epoch(0);
+    for (int b = 0; b < 3; ++b) EXPECT_THROW(epoch.next(), tg::Error) << workers;  // each batch has two sizes
+    EXPECT_FALSE(epoch.next().has_value()) << workers;
+  }
+}
+
 TEST(Loader, LeftHalfwayAndStopped) {
   const Pictures p(40);
   data::Loader loader(p.set, small(), {.batch = 2, .workers = 3, .prefetch = 4});

@@ -54,6 +54,11 @@ TEST_F(Tune, MeasuresOnceAndObeysTheFile) {
   EXPECT_EQ(plan(false).digest(), direct.digest()) << "what is not allowed is not pinned either";
 }
 
+TEST_F(Tune, APlanWithFewerAlgorithmsPinsNothingForOthers) {
+  (void)plan(false);
+  EXPECT_FALSE(std::filesystem::exists(file));
+}
+
 TEST_F(Tune, AddsLayersItDoesNotKnow) {
   (void)plan();
   const std::string before = tg::read_file(file);

@@ -225,6 +225,39 @@ TEST(Tape, WhatRunsAgainMustNotHaveChanged) {
   EXPECT_EQ(tape.size(), 0u);  // nothing in it learns
 }
 
+TEST(Tape, WhatRunsAgainReadsItsArgumentAlone) {
+  const tg::Tensor w = leaf({2, 3}), x = leaf({1, 1});
+  tg::Tape tape;
+  const tg::Tensor outside = tg::square(w);
+  EXPECT_ERROR(tg::checkpoint([&](const tg::Tensor& in) { return in * outside; }, x), "reads a result from outside");
+  const tg::Tensor cut = tg::checkpoint([](const tg::Tensor& in) { return in.detach() * 2.0; }, x);
+  tape.backward(tg::sum(cut + outside));
+  EXPECT_FALSE(x.grad());
+  EXPECT_EQ(w.grad().to_vector<float>(), (std::vector<float>{4, 6}));
+}
+
+TEST(Tape, RunningAgainInAnotherModeThrows) {
+  struct Net : tg::nn::Module {
+    tg::nn::Sequential body{*this, "body"};
+    Net() {
+      auto& part = body.add<tg::nn::Sequential>("0");
+      part.add<tg::nn::Linear>("0", tg::nn::LinearOptions{.in = 8, .out = 8});
+      part.add<tg::nn::Dropout>("1");
+      body.recompute = true;
+    }
+    tg::Tensor forward(const tg::Tensor& x) override { return body(x); }
+  } net;
+  fill_net(net);
+  const tg::Tensor x = golden_picture(6, 1, 8).view({6, 8});
+  tg::Tape tape;
+  tg::Tensor y;
+  {
+    const tg::nn::EvalScope evaluation(net);
+    y = tg::sum(net(x));
+  }
+  EXPECT_ERROR(tape.backward(y), "was in another mode");
+}
+
 TEST(Tape, KeepsWhatIsMadeAgainNowhere) {
   tg::Tensor x = golden_picture(4, 32, 8);
   x.set_requires_grad(true);
@@ -257,6 +290,16 @@ TEST(Tape, WhatIsMadeAgainMustNotChangeEither) {
     if (changed == 2) y.bump_version();
     EXPECT_ERROR(tape.backward(loss), "changed in place");
   }
+  tg::Tensor x = data.clone();
+  x.set_requires_grad(true);
+  tg::Tape tape;
+  tg::Tensor loss;
+  {  // the value is gone when backward could look at it
+    tg::Tensor y = tg::batch_norm_act(tg::scale(x, 1), {.training = true, .activation = tg::Activation::relu});
+    y.bump_version();
+    loss = tg::sum(tg::square(y));
+  }
+  EXPECT_ERROR(tape.backward(loss), "changed in place");
 }
 
 // A filter that learns is packed for each pass: its packed form would outlive its value by nothing but the backward pass.
@@ -349,6 +392,17 @@ TEST(Tape, KeepsGradientsOfIntermediateValuesOnDemand) {  // what Grad-CAM reads
   ASSERT_TRUE(h.grad());
   EXPECT_EQ(h.grad().to_vector<float>(), (std::vector<float>{7, -11}));
   EXPECT_EQ(a.grad().to_vector<float>(), (std::vector<float>{21, -33}));
+}
+
+TEST(Tape, KeepsGradientsOfBatchNormsOutputsOnDemand) {  // although the value itself is made again
+  tg::Tensor x = golden_picture(4, 8, 8);
+  x.set_requires_grad(true);
+  tg::Tape tape;
+  tg::Tensor h = tg::batch_norm_act(x, {.training = true, .activation = tg::Activation::relu});
+  h.set_requires_grad(true);
+  tape.backward(tg::sum(tg::square(h)));
+  ASSERT_TRUE(h.grad());
+  EXPECT_TRUE(same_bits(h.grad(), tg::scale(h.detach(), 2)));
 }
 
 TEST(Tape, NestsAndMindsItsOwnThread) {

@@ -65,7 +65,12 @@ TEST(Learner, RecomputingChangesNoBit) {
   tg::LearnerOptions twice = options();
   twice.recompute = true;
   tg::Learner again(*b, p.train, p.valid, twice);
+  const auto* stage = dynamic_cast<tg::nn::Sequential*>(b->find("layer1"));
+  ASSERT_TRUE(stage);
+  bool on = false;
+  b->find("layer1.0")->on_forward([&](tg::nn::Module&, const tg::Tensor&, const tg::Tensor&) { on = on || stage->recompute; });
   again.fit(kFit);
+  EXPECT_TRUE(on);
   expect_same_state(*a, *b);
 }
 

@@ -28,7 +28,7 @@ inline const Backward batch_norm_backward{
                                     to_tg(x.dtype())};
       const tg_kernels& k = x.device().kernels();
       const Tensor dgamma = empty({c}, x.dtype(), x.device()), dbeta = empty_like(dgamma);
-      const auto value_or_null = [](const Tensor& t) -> const void* { return t.has_value() ? t.raw() : nullptr; };  // y without ReLU
+      const auto value_or_null = [](const Tensor& t) -> const void* { return t.has_value() ? t.raw() : nullptr; };
       auto raw = [](const Tensor& t) { return const_cast<void*>(t.raw()); };
       if (desc.batch_statistics || b.wants(1) || b.wants(2))
         launch_with(kTgOpBatchNormGradReduce, "batch_norm", x, k.batch_norm_grad_reduce, desc, x.raw(), value_or_null(y), dy.raw(),

@@ -95,6 +95,7 @@ class Tape final : public Recorder {
       any = any || wanted[i];
     }
     if (!any) return;
+    note_changes(call.inputs);
     const Backward* backward = Backward::find(call.op);
     if (!backward) fail(std::string(call.op) + ": has no backward function", "register one with a tomograd::Backward object");
     for (const Tensor& t : call.outputs) flows_[t.id()] = true;
@@ -104,16 +105,18 @@ class Tape final : public Recorder {
     if (can_remake(e)) {
       inputs |= backward->remake.inputs;
       const Tensor& y = e.call.outputs[0];
-      remakes_[y.id()] = {entries_.size(), y.body().storage, y.version(), {}};
+      remakes_[y.id()] = {entries_.size(), y.body().storage, y.version(), {}, false};
     }
     keep(e.call.inputs, inputs, e.versions);
     keep(e.call.outputs, e.reads_outputs, e.versions);
     entries_.push_back(std::move(e));
   }
 
-  /// Keeps x and no result of f's inside; f's parameters get their gradients when backward() comes to it.
+  /// Keeps x and no result of f's inside; f's parameters get their gradients when backward() comes to it. f reads traced values by its
+  /// argument alone: others would get no gradient, so they throw.
   Tensor checkpoint(const Function& f, const Tensor& x) override {
-    Parameters used;
+    note_changes({&x, 1});
+    Parameters used(flows_, x.id());
     Tensor y = f(x);
     used.end();
     const bool flows = x.requires_grad() || flows_.contains(x.id());
@@ -200,13 +203,22 @@ class Tape final : public Recorder {
 
   /// Notes the tensors with requires_grad that ops read, and records nothing.
   struct Parameters final : Recorder {
+    Parameters(const std::unordered_map<std::uint64_t, bool>& outside, std::uint64_t argument) : outside_(outside), argument_(argument) {}
     std::vector<std::pair<Tensor, std::uint64_t>> versions;
     void record(OpCall call) override {
       for (const Tensor& t : call.inputs)
-        if (t.requires_grad() && std::none_of(versions.begin(), versions.end(), [&](const auto& v) { return v.first.same(t); }))
+        if (t && t.id() != argument_ && outside_.contains(t.id()))
+          fail(std::string("checkpoint: its function's ") + call.op + " reads a result from outside, which would get no gradient",
+               "hand it in as the argument, or do without checkpoint");
+      for (const Tensor& t : call.inputs)
+        if (t && t.requires_grad() && std::none_of(versions.begin(), versions.end(), [&](const auto& v) { return v.first.same(t); }))
           versions.emplace_back(t, t.version());
     }
     void end() { stop(); }
+
+   private:
+    const std::unordered_map<std::uint64_t, bool>& outside_;
+    std::uint64_t argument_;
   };
 
   Gradients backward_again(const Entry& e, const Tensor& dy) const {
@@ -220,6 +232,7 @@ class Tape final : public Recorder {
     }
     if (!(y.shape() == e.call.outputs[0].shape()))
       fail("backward: checkpoint's function gave " + e.call.outputs[0].shape().str() + " and, run again, " + y.shape().str());
+    if (!inner.flows_.contains(y.id())) return {};  // f cuts the gradient
     inner.backward(y, dy);
     return {x.grad()};
   }
@@ -230,6 +243,7 @@ class Tape final : public Recorder {
     std::weak_ptr<detail::Storage> storage;
     std::uint64_t version;
     Tensor tensor;
+    bool spoiled = false;  // somebody read it after a change in place
   };
 
   /// Only from values that are kept themselves: no chains.
@@ -241,13 +255,19 @@ class Tape final : public Recorder {
     return true;
   }
 
+  void note_changes(std::span<const Tensor> inputs) {
+    for (const Tensor& t : inputs)
+      if (const auto it = t ? remakes_.find(t.id()) : remakes_.end(); it != remakes_.end() && it->second.version != t.version())
+        it->second.spoiled = true;
+  }
+
   void keep(std::vector<Tensor>& tensors, std::uint64_t mask, std::vector<std::pair<Tensor, std::uint64_t>>& versions) const {
     for (std::size_t i = 0; i < tensors.size(); ++i) {
       Tensor& t = tensors[i];
       if (!t) continue;
       const bool needed = i < 64 && (mask >> i & 1);
       const auto remade = needed ? remakes_.find(t.id()) : remakes_.end();
-      if (needed && (remade == remakes_.end() || remade->second.version != t.version()))
+      if (needed && (remade == remakes_.end() || remade->second.version != t.version() || t.requires_grad()))
         versions.emplace_back(t, t.version());
       else if (needed || !t.requires_grad())
         t = t.shape_only();
@@ -263,7 +283,7 @@ class Tape final : public Recorder {
         Remade& r = remakes_.at(t.id());
         if (!r.tensor) {
           const Entry& maker = entries_[r.entry];
-          if (const auto storage = r.storage.lock(); storage && storage->version() != r.version) changed(t, maker);
+          if (const auto storage = r.storage.lock(); r.spoiled || (storage && storage->version() != r.version)) changed(t, maker);
           check_versions(maker);
           r.tensor = maker.backward->remake.run(maker.call);
           r.tensor.body().id = t.id();  // the same value

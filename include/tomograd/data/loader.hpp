@@ -301,7 +301,14 @@ TOMOGRAD_INLINE detail::Prepared Epoch::prepare(std::size_t position) {
 TOMOGRAD_INLINE detail::Prepared Epoch::take() {
   if (threads_.empty()) {
     if (stop_.stop_requested()) TOMOGRAD_THROW(Cancelled("loading pictures"));
-    return prepare(consumed_++);
+    detail::Prepared sample;
+    try {
+      sample = prepare(consumed_);
+    } catch (...) {
+      sample.error = std::current_exception();
+    }
+    ++consumed_;
+    return sample;
   }
   std::unique_lock lock(mutex_);
   auto& slot = window_[consumed_ % window_.size()];
@@ -320,13 +327,20 @@ TOMOGRAD_INLINE std::optional<Batch> Epoch::next() {
     const std::size_t begin = consumed_, end = std::min(order_.size(), begin + size);
     std::vector<detail::Prepared> samples;
     std::vector<std::int64_t> rows;
+    std::exception_ptr error;  // thrown once the whole batch is taken: the next one begins where it should
     for (std::size_t position = begin; position < end; ++position) {
       auto sample = take();
-      if (sample.error) std::rethrow_exception(sample.error);
+      if (sample.error && !error) error = sample.error;
       if (sample.height == 0) continue;
       rows.push_back(static_cast<std::int64_t>(position - begin));
       samples.push_back(std::move(sample));
     }
+    Tensor filled;
+    {
+      const std::lock_guard lock(mutex_);
+      filled = std::exchange(filling_[begin / size % filling_.size()], {});
+    }
+    if (error) std::rethrow_exception(error);
     if (samples.empty()) continue;
     const auto& first = samples.front();
     for (const auto& s : samples)
@@ -336,11 +350,7 @@ TOMOGRAD_INLINE std::optional<Batch> Epoch::next() {
                  std::to_string(s.width),
              "a preprocessing with a fixed size (resize exact, or a crop), or batch = 1");
     const auto n = static_cast<std::int64_t>(samples.size());
-    Batch batch{{}, empty({n}, DType::i64), {}};
-    {
-      const std::lock_guard lock(mutex_);
-      batch.x = std::exchange(filling_[begin / size % filling_.size()], {});
-    }
+    Batch batch{std::move(filled), empty({n}, DType::i64), {}};
     if (static_cast<std::size_t>(n) < end - begin) {  // some were unreadable: the others close the gaps
       const Tensor whole = std::exchange(batch.x, empty(batch.x.shape().with(0, n)));
       const std::int64_t picture = whole.count() / whole.size(0);
@@ -358,6 +368,7 @@ TOMOGRAD_INLINE std::optional<Batch> Epoch::next() {
   }
   if (delivered_ == 0) {
     const std::lock_guard lock(core_->mutex);
+    if (core_->problems.empty()) return std::nullopt;  // an error was thrown, and has been caught
     fail(core_->dataset.source + ": none of the " + std::to_string(order_.size()) +
          " pictures could be read; the first: " + core_->problems.begin()->second);
   }

@@ -26,7 +26,8 @@ class Tuning {
  public:
   /// A file that does not exist has pinned nothing yet. Throws Error for one that is no tuning, of another version, or cut off.
   explicit Tuning(std::filesystem::path file) : file_(std::move(file)) {
-    if (!std::filesystem::exists(file_)) return;
+    std::error_code error;
+    if (!std::filesystem::exists(file_, error)) return;
     const std::string text = read_file(file_);
     std::string_view rest = text;
     const auto line = [&] {
@@ -59,16 +60,18 @@ class Tuning {
     const std::string key = key_of(device, d);
     if (const auto pinned = chosen_.find(key); pinned != chosen_.end()) {
       if (is_winograd(pinned->second) && !allowed.winograd) return rule;
+      if (!may_serve(pinned->second, d)) refuse(std::string(algorithm_name(pinned->second)) + " cannot serve " + key);
       d.algorithm = pinned->second;
       if (seconds(device, d, w, 0) < 0) refuse(std::string(algorithm_name(d.algorithm)) + " cannot serve " + key);
       return d.algorithm;
     }
+    if (!allowed.winograd) return rule;  // what is pinned holds for plans with all algorithms
     d.algorithm = rule;
     const double usual = seconds(device, d, w, kRuns);
     tg_conv_algorithm best = rule;
     double least = 0.95 * usual;
     for (const tg_conv_algorithm a : {kTgConvImplicitGemm, kTgConvWinograd, kTgConvWinograd2, kTgConvWinograd5}) {
-      if (a == rule || (is_winograd(a) && !allowed.winograd)) continue;
+      if (a == rule || !may_serve(a, d)) continue;
       d.algorithm = a;
       if (const double s = seconds(device, d, w, kRuns); s >= 0 && s < least) least = s, best = a;
     }
@@ -96,6 +99,8 @@ class Tuning {
     fail("tuning: " + file_.string() + ": " + why, "delete the file, and the next plan measures anew");
   }
   static bool is_winograd(tg_conv_algorithm a) { return a == kTgConvWinograd || a == kTgConvWinograd2 || a == kTgConvWinograd5; }
+  /// Asked first: for other filters the transformed ones would be sized, which takes 25 times their memory.
+  static bool may_serve(tg_conv_algorithm a, const tg_conv_desc& d) { return !is_winograd(a) || (d.r == d.s && d.r > 1 && d.groups == 1); }
   static tg_conv_algorithm algorithm_named(std::string_view name) {
     for (const tg_conv_algorithm a :
          {kTgConvImplicitGemm, kTgConvDirect, kTgConvWinograd, kTgConvWinograd2, kTgConvWinograd5, kTgConvTf32, kTgConvBf16})

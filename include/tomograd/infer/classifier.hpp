@@ -82,6 +82,7 @@ class Classifier {
   Classifier(std::unique_ptr<nn::Module> net, std::int64_t channels, std::int64_t outputs, Preprocessing preprocessing,
              std::vector<std::string> classes, std::int64_t max_batch, Memory memory = Memory::usual)
       : body_(std::make_unique<Body>()) {
+    if (!net) fail("classifier: no network was given");
     const auto [h, w] = body_->set_up(channels, outputs, std::move(preprocessing), std::move(classes), max_batch, memory);
     if (h > 0 && w > 0)
       body_->keep(compile(std::move(net), body_->input(h, w), {.memory = memory}));

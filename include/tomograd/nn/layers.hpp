@@ -242,11 +242,18 @@ class Sequential : public Module {
       std::uint64_t *at, first, now;
     };
     std::vector<Position> positions;
+    std::vector<bool> modes;
+    for (Module* m : child.modules()) modes.push_back(m->training());
     for (Module* m : child.modules())
       if (std::uint64_t* const at = m->random_position()) positions.push_back({at, *at, *at});
     return checkpoint(
-        [&child, positions](const Tensor& in) mutable {
+        [&child, positions, modes](const Tensor& in) mutable {
           if (!running_again()) return child(in);
+          std::size_t i = 0;
+          for (Module* m : child.modules())
+            if (m->training() != modes[i++])
+              fail("recompute: " + m->path() + " was in another mode (training, evaluation) when its result was computed",
+                   "call backward before the mode changes");
           for (Position& p : positions) p.now = std::exchange(*p.at, p.first);
           Tensor y = child(in);
           for (const Position& p : positions) *p.at = p.now;
