@@ -4,7 +4,7 @@
 // From a Dataset to batches: x (N,H,W,C) float32, labels (N) int64. Background threads decode, resize and augment ahead of the
 // consumer; order and bits depend on (seed, epoch) and the data alone, never on the number of threads. A picture that cannot be read
 // is listed once and left out of its batch, which is then smaller; only when all fail the loader throws. Memory: the cache (a limit in
-// bytes) and (prefetch + 1) batches.
+// bytes) and (prefetch + 2) batches: those ahead, the one being handed over, and the one that the consumer holds.
 #pragma once
 
 #include <algorithm>
