@@ -20,7 +20,7 @@ namespace {
 namespace tg = tomograd;
 using Clock = std::chrono::steady_clock;
 
-struct Options : cli::Shared {
+struct BenchOptions : cli::Shared {
   std::string arch, weights, trace, tune, memory = "usual";
   std::int64_t batch = 1, size = 0;
   double seconds = 3;
@@ -86,7 +86,7 @@ std::string trace(tg::Session& session, const tg::Tensor& x, tg::Tensor& y, cons
   return text;
 }
 
-int bench(const Options& o) {
+int bench(const BenchOptions& o) {
   cli::apply(o);
   const tg::Device device = cli::device_of(o);
   cli::Interrupt interrupt;
@@ -184,7 +184,7 @@ int bench(const Options& o) {
 }  // namespace
 
 Command add_bench(CLI::App& app) {
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<BenchOptions>();
   app.add_option("--arch", o->arch, "resnet18 … resnet152, resnet20 … resnet110");
   app.add_option("--weights", o->weights, "Weight file; ONNX, Caffe and Keras files run their own graph (default: random weights)");
   app.add_option("--batch", o->batch, "Pictures per call")->capture_default_str()->check(CLI::Range(1, 4096));

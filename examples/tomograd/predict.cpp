@@ -21,14 +21,14 @@ namespace {
 
 namespace tg = tomograd;
 
-struct Options : cli::Shared {
+struct PredictOptions : cli::Shared {
   std::string weights, arch, classes, list, tensor, layout = "nchw", logits, csv, memory = "usual";
   std::vector<std::string> images;
   std::int64_t batch = 16, hu_offset = 0;
   int top = 5;
 };
 
-int predict(const Options& o) {
+int predict(const PredictOptions& o) {
   cli::apply(o);
   std::vector<std::string> names = o.images;
   if (!o.list.empty())
@@ -139,7 +139,7 @@ int predict(const Options& o) {
 }  // namespace
 
 Command add_predict(CLI::App& app) {
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<PredictOptions>();
   app.add_option("images", o->images, "Pictures (PNG, JPEG, BMP)");
   app.add_option("--weights", o->weights,
                  "Weight file: .pth (zip or legacy), .safetensors, or .onnx, .caffemodel, .h5 (Keras), which run their own graph")

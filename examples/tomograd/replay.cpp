@@ -24,18 +24,18 @@ namespace {
 
 namespace tg = tomograd;
 
-struct Options : cli::Shared {
+struct ReplayOptions : cli::Shared {
   std::string model, input, file, layer, arch, layout = "nchw";
   double tolerance = -1;
 };
 
-tg::Device any_device(const Options& o) {
+tg::Device any_device(const ReplayOptions& o) {
   if (o.kernels == "vendor") return cli::device_of(o);
   return o.device == "reference" ? tg::reference() : o.device == "simt" ? tg::simt() : cli::device_of(o);
 }
 
 /// A weight file, a graph, or the name of a network, whose weights are then random.
-std::unique_ptr<tg::nn::Module> network(const Options& o) {
+std::unique_ptr<tg::nn::Module> network(const ReplayOptions& o) {
   if (!std::filesystem::exists(o.model)) {
     if (!tg::is_model(o.model)) tg::fail("replay: " + o.model + " is neither a file nor a network's name", "resnet18, or a weight file");
     return tg::make_model(o.model, {.seed = o.seed});
@@ -46,7 +46,7 @@ std::unique_ptr<tg::nn::Module> network(const Options& o) {
 }
 
 /// A tensor as .npy, or a picture, prepared as the network's file asks for.
-tg::Tensor input(const Options& o) {
+tg::Tensor input(const ReplayOptions& o) {
   if (o.input.ends_with(".npy")) {
     tg::Tensor x = npy::read(o.input);
     if (x.dims() != 4) tg::fail(o.input + ": shape " + x.shape().str() + ", expected four axes");
@@ -81,7 +81,7 @@ std::size_t step_named(const std::vector<tg::StepInfo>& steps, const std::string
            listed(steps));
 }
 
-int dump(const Options& o) {
+int dump(const ReplayOptions& o) {
   cli::apply(o);
   const tg::Device device = any_device(o);
   const auto net = network(o);
@@ -98,7 +98,7 @@ int dump(const Options& o) {
   return 0;
 }
 
-int run(const Options& o) {
+int run(const ReplayOptions& o) {
   cli::apply(o);
   const tg::Replay replay = tg::load_replay(o.file);
   const tg::Device device = any_device(o);
@@ -129,7 +129,7 @@ int run(const Options& o) {
 Command add_replay(CLI::App& app) {
   app.require_subcommand(1);
   auto commands = std::make_shared<std::map<CLI::App*, Command>>();
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<ReplayOptions>();
   const auto add_device = [&](CLI::App& sub) {
     sub.add_option("--device", o->device, "What computes: reference (plain loops), cpu, simt (the CUDA kernels on the CPU) or cuda")
         ->capture_default_str()

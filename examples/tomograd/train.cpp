@@ -16,7 +16,7 @@ namespace {
 
 namespace tg = tomograd;
 
-struct Options : cli::Shared {
+struct TrainOptions : cli::Shared {
   std::string csv, images, folders, group, label, weights, arch, augment = "ct", split = "group", positive, image_column, pattern, title,
                                                                  note;
   double lr = 0, valid = 0.2;
@@ -31,7 +31,7 @@ std::string join(const std::vector<std::string>& names) {
   return all;
 }
 
-tg::data::Dataset read_data(const Options& o) {
+tg::data::Dataset read_data(const TrainOptions& o) {
   if (o.csv.empty() == o.folders.empty()) tg::fail("train: either --csv labels.csv --images DIR, or --folders DIR");
   tg::data::Dataset set;
   if (!o.folders.empty()) {
@@ -47,7 +47,7 @@ tg::data::Dataset read_data(const Options& o) {
   return set;
 }
 
-std::pair<tg::data::Dataset, tg::data::Dataset> split(const tg::data::Dataset& set, const Options& o) {
+std::pair<tg::data::Dataset, tg::data::Dataset> split(const tg::data::Dataset& set, const TrainOptions& o) {
   if (!o.group.empty()) return set.split_by_group(o.valid, o.seed);
   if (o.split == "slice") return set.split_by_slice(o.valid, o.seed);
   if (o.split == "near-duplicates") return set.split_by_near_duplicates(o.valid, o.seed);
@@ -56,7 +56,7 @@ std::pair<tg::data::Dataset, tg::data::Dataset> split(const tg::data::Dataset& s
            "patient");
 }
 
-int train(const Options& o) {
+int train(const TrainOptions& o) {
   cli::apply(o);
   const tg::Device device = cli::device_of(o);
   const tg::data::Dataset set = read_data(o);
@@ -184,7 +184,7 @@ int train(const Options& o) {
 }  // namespace
 
 Command add_train(CLI::App& app) {
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<TrainOptions>();
   app.add_option("--csv", o->csv, "Table with a column of pictures and one of labels");
   app.add_option("--images", o->images, "Folder of the pictures in --csv (default: the table's folder)");
   app.add_option("--folders", o->folders, "Folder with one subfolder per class, instead of --csv");

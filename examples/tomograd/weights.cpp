@@ -25,7 +25,7 @@ namespace {
 namespace tg = tomograd;
 using tg::weights::StateDict;
 
-struct Options : cli::Shared {
+struct ConvertOptions : cli::Shared {
   std::string in, to, root, dtype, arch;
   bool json = false, selftest = false, inside = false;
 };
@@ -87,7 +87,7 @@ StateDict constants_of(const tg::weights::Source& source) {
   return file;
 }
 
-StateDict read_any(const Options& o) {
+StateDict read_any(const ConvertOptions& o) {
   try {
     return tg::weights::read_state_dict(std::filesystem::path(o.in), {.root = o.root, .digest = tg::weights::Digest::always});
   } catch (const tg::Error& no_resnet) {
@@ -99,7 +99,7 @@ StateDict read_any(const Options& o) {
   }
 }
 
-int inspect(const Options& o) {
+int inspect(const ConvertOptions& o) {
   cli::apply(o);
   const StateDict file = read_any(o);
   const auto tensors = tg::weights::summarise(file);
@@ -263,7 +263,7 @@ std::pair<tg::Tensor, tg::Tensor> seen_by(const std::filesystem::path& path, boo
   return {x, tg::planned_logits(*written, pixels)};
 }
 
-int convert(const Options& o) {
+int convert(const ConvertOptions& o) {
   cli::apply(o);
   const std::filesystem::path out(o.to);
   std::string ending = out.extension().string();
@@ -382,7 +382,7 @@ int convert(const Options& o) {
 Command add_weights(CLI::App& app) {
   app.require_subcommand(1);
   auto commands = std::make_shared<std::map<CLI::App*, Command>>();
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<ConvertOptions>();
   CLI::App* sub = app.add_subcommand("inspect", "Say what is in a weight file");
   sub->add_option("file", o->in, "Weight file, or model.safetensors.index.json")->required();
   sub->add_flag("--json", o->json, "One JSON object on stdout");

@@ -23,7 +23,7 @@ namespace {
 namespace fs = std::filesystem;
 namespace tg = tomograd;
 
-struct Options {
+struct FetchOptions {
   std::string name, manifest;
   fs::path folder;
   bool list = false;
@@ -73,7 +73,7 @@ std::string checked(const manifest::Published& p) {
   return "cannot be checked, no digest of it is known; it reads as " + p.architecture + " with " + std::to_string(p.classes) + " classes";
 }
 
-int fetch(const Options& o) {
+int fetch(const FetchOptions& o) {
   const auto all = manifest::read(o.manifest);
   if (o.list || o.name.empty()) {
     if (!o.list) tg::fail("fetch: which weights?", "a name from 'tomograd weights fetch --list'");
@@ -165,7 +165,7 @@ int fetch(const Options& o) {
 }  // namespace
 
 Command add_weights_fetch(CLI::App& app) {
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<FetchOptions>();
   app.add_option("name", o->name, "Name, such as resnet50.tv_v1");
   app.add_flag("--list", o->list, "List what is known");
   app.add_option("--manifest", o->manifest, "Another list than the built-in one, in the format of weights/manifest.json");

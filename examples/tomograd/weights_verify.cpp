@@ -26,7 +26,7 @@ namespace {
 namespace fs = std::filesystem;
 namespace tg = tomograd;
 
-struct Options : cli::Shared {
+struct VerifyOptions : cli::Shared {
   std::string weights, images, tensor, layout = "nchw", expect, classes, arch, logits;
   double tolerance = 0;
   std::int64_t batch = 8, layers = 16;
@@ -122,7 +122,7 @@ struct Subject {
 };
 
 /// A graph that fits no trainable net: as predict runs it.
-Subject graph_of(const Options& o, const tg::weights::Source& source) {
+Subject graph_of(const VerifyOptions& o, const tg::weights::Source& source) {
   Subject s;
   const tg::Classifier model = tg::load_classifier(source);
   auto graph = tg::load_graph(source);
@@ -137,7 +137,7 @@ Subject graph_of(const Options& o, const tg::weights::Source& source) {
   return s;
 }
 
-Subject subject_of(const Options& o) {
+Subject subject_of(const VerifyOptions& o) {
   const auto source = tg::weights::Source::file(o.weights);
   tg::weights::StateDict file;
   std::unique_ptr<tg::Model> net;
@@ -169,7 +169,7 @@ Subject subject_of(const Options& o) {
   return s;
 }
 
-int verify(const Options& o) {
+int verify(const VerifyOptions& o) {
   cli::apply(o);
   if (o.images.empty() == o.tensor.empty()) tg::fail("verify: either --images DIR, or --tensor FILE.npy");
   Subject subject = subject_of(o);
@@ -298,7 +298,7 @@ int verify(const Options& o) {
 }  // namespace
 
 Command add_weights_verify(CLI::App& app) {
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<VerifyOptions>();
   app.add_option("file", o->weights, "Weight file")->required();
   app.add_option("--images", o->images, "Folder of pictures; its labels.csv (columns file, class_index) gives order and truth");
   app.add_option("--tensor", o->tensor, "Ready float32 input as .npy instead of pictures");

@@ -169,7 +169,7 @@ TEST(ParallelFor, NumberOfThreadsIsChecked) {
   EXPECT_EQ(tg::num_threads(), 2);
 }
 
-#if defined(__unix__) && !defined(__SANITIZE_THREAD__)
+#if defined(__unix__) && !TOMOGRAD_TEST_TSAN
 TEST(ParallelFor, AForkedChildBuildsItsOwnPool) {
   const Threads scope(3);
   expect_every_block_once(100);

@@ -8,8 +8,8 @@ using namespace tomograd_test;
 
 namespace {
 
-const std::vector<std::pair<int64_t, int64_t>> kShapes{{0, 5},  {1, 1},  {3, 2},  {1, 15},   {2, 16},   {5, 17},
-                                                       {3, 64}, {3, 65}, {33, 7}, {2, 1000}, {70, 1000}};
+const std::vector<std::pair<int64_t, int64_t>> kRowShapes{{0, 5},  {1, 1},  {3, 2},  {1, 15},   {2, 16},   {5, 17},
+                                                          {3, 64}, {3, 65}, {33, 7}, {2, 1000}, {70, 1000}};
 const char* const kReductions[] = {"mean", "sum", "none"};
 
 std::vector<float> spread(int64_t count, uint64_t seed) {
@@ -18,14 +18,14 @@ std::vector<float> spread(int64_t count, uint64_t seed) {
   return x;
 }
 
-std::string shape_name(int64_t rows, int64_t cols) { return " (" + std::to_string(rows) + "," + std::to_string(cols) + ")"; }
+std::string rows_name(int64_t rows, int64_t cols) { return " (" + std::to_string(rows) + "," + std::to_string(cols) + ")"; }
 
 }  // namespace
 
 TEST(Softmax, Values) {
-  for (const auto& [rows, cols] : kShapes)
+  for (const auto& [rows, cols] : kRowShapes)
     for (const int log : {0, 1})
-      conform("softmax", (log ? "log" : "plain") + shape_name(rows, cols), [&, rows = rows, cols = cols](auto& run) {
+      conform("softmax", (log ? "log" : "plain") + rows_name(rows, cols), [&, rows = rows, cols = cols](auto& run) {
         const tg_softmax_desc d{rows, cols, log, run.dtype};
         auto &x = run.input(spread(rows * cols, 1)), &y = run.output(rows * cols);
         run.call(run.table->softmax, &d, x, y);
@@ -42,9 +42,9 @@ TEST(Softmax, LargeInputsDoNotOverflow) {
 }
 
 TEST(Softmax, Gradients) {
-  for (const auto& [rows, cols] : kShapes)
+  for (const auto& [rows, cols] : kRowShapes)
     for (const int log : {0, 1})
-      conform("softmax_grad", (log ? "log" : "plain") + shape_name(rows, cols), [&, rows = rows, cols = cols](auto& run) {
+      conform("softmax_grad", (log ? "log" : "plain") + rows_name(rows, cols), [&, rows = rows, cols = cols](auto& run) {
         const tg_softmax_desc d{rows, cols, log, run.dtype};
         auto& y = run.input(log ? uniform(rows * cols, 2, -9 - std::log(double(cols)), -0.01 - std::log(double(cols)))
                                 : uniform(rows * cols, 2, 0, 2.0 / double(cols)));
@@ -54,14 +54,14 @@ TEST(Softmax, Gradients) {
 }
 
 TEST(CrossEntropy, Options) {
-  for (const auto& [rows, cols] : kShapes) {
+  for (const auto& [rows, cols] : kRowShapes) {
     if (rows == 0) continue;  // the mean of nothing is NaN
     for (const double smoothing : {0.0, 0.1})
       for (const bool weighted : {false, true})
         for (const bool ignore : {false, true})
           for (int reduction = 0; reduction < 3; ++reduction) {
             if (ignore && rows < 2) continue;
-            const std::string name = kReductions[reduction] + shape_name(rows, cols) + (weighted ? " weighted" : "") +
+            const std::string name = kReductions[reduction] + rows_name(rows, cols) + (weighted ? " weighted" : "") +
                                      (ignore ? " ignoring" : "") + " smoothing " + std::to_string(smoothing);
             const auto describe = [&, rows = rows, cols = cols](tg_dtype dtype) {
               return tg_cross_entropy_desc{rows, cols, smoothing, ignore ? int64_t(0) : int64_t(-100), tg_reduction(reduction), dtype};
@@ -91,13 +91,13 @@ TEST(CrossEntropy, Options) {
 }
 
 TEST(Bce, Options) {
-  for (const auto& [rows, cols] : kShapes) {
+  for (const auto& [rows, cols] : kRowShapes) {
     if (rows == 0) continue;
     for (const bool positive : {false, true})
       for (const bool weighted : {false, true})
         for (int reduction = 0; reduction < 3; ++reduction) {
           const std::string name =
-              kReductions[reduction] + shape_name(rows, cols) + (positive ? " pos_weight" : "") + (weighted ? " weighted" : "");
+              kReductions[reduction] + rows_name(rows, cols) + (positive ? " pos_weight" : "") + (weighted ? " weighted" : "");
           const int64_t count = rows * cols, losses = reduction == kTgNone ? count : 1;
           conform("bce", name, [&, rows = rows, cols = cols](auto& run) {
             const tg_bce_desc d{rows, cols, tg_reduction(reduction), run.dtype};

@@ -12,21 +12,12 @@
 
 #include "../../kernels/simt/machine.hpp"
 #include "../../kernels/simt/table.hpp"
+#include "support/sanitizers.hpp"
 
 namespace tomograd_test {
 
 /// Under TSan a switch of fibers costs microseconds: fewer orders there, or the tests take minutes.
-#if defined(__SANITIZE_THREAD__)
-constexpr bool kSlow = true;
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-constexpr bool kSlow = true;
-#else
-constexpr bool kSlow = false;
-#endif
-#else
-constexpr bool kSlow = false;
-#endif
+constexpr bool kSlow = TOMOGRAD_TEST_TSAN;
 
 inline std::vector<int> worker_counts() { return kSlow ? std::vector<int>{5} : std::vector<int>{1, 2, 5}; }
 

@@ -15,15 +15,14 @@
 #include <string_view>
 #include <vector>
 
+#include "sanitizers.hpp"
+
 namespace tomograd_test {
 
 namespace tg = tomograd;
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-inline constexpr bool kSanitized = true;  // ten to thirty times slower: the larger nets are left to the other builds
-#else
-inline constexpr bool kSanitized = false;
-#endif
+/// Ten to thirty times slower: the larger nets are left to the other builds.
+inline constexpr bool kSanitized = TOMOGRAD_TEST_ASAN || TOMOGRAD_TEST_TSAN;
 
 inline constexpr std::uint64_t kGoldenSeed = 20240607;
 using Projections = std::array<double, 8>;

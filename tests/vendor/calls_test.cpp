@@ -80,7 +80,7 @@ double distance(const std::vector<float>& got, const std::vector<float>& truth) 
 
 // ---- convolution -------------------------------------------------------------------------------------------------------------------
 
-struct Shape {
+struct ConvShape {
   const char* name;
   const char* forward;  // who serves it without an epilogue, with one, and its gradients; null: our kernels
   std::int64_t n, h, w, c, k, r, s;
@@ -99,7 +99,7 @@ struct Shape {
   }
 };
 const char *const kDnn = "cudnnConvolution", *const kLt = "cublasLtMatmul";
-const Shape kShapes[] = {
+const ConvShape kShapes[] = {
     {"3x3", kDnn, 2, 7, 6, 3, 5, 3, 3, 1, 1, 1, 1, 1, 1},
     {"3x3 wide", kDnn, 1, 5, 6, 64, 65, 3, 3, 1, 1, 1, 1, 1, 1},
     {"3x3 valid", kDnn, 3, 5, 7, 8, 4, 3, 3},
@@ -124,8 +124,8 @@ const Shape kShapes[] = {
     {"empty batch 1x1", nullptr, 0, 5, 5, 3, 4, 1, 1},
 };
 
-const Shape& shape_named(std::string_view name) {
-  return *std::find_if(std::begin(kShapes), std::end(kShapes), [&](const Shape& s) { return s.name == name; });
+const ConvShape& shape_named(std::string_view name) {
+  return *std::find_if(std::begin(kShapes), std::end(kShapes), [&](const ConvShape& s) { return s.name == name; });
 }
 
 struct Epilogue {
@@ -144,7 +144,7 @@ const Epilogue kEpilogues[] = {
 };
 
 /// y, and mean and var behind it.
-std::vector<float> forward(const tg_kernels* table, const Shape& shape, const Epilogue& e, tg_conv_algorithm algorithm,
+std::vector<float> forward(const tg_kernels* table, const ConvShape& shape, const Epilogue& e, tg_conv_algorithm algorithm,
                            std::int64_t offset = 0) {
   tg_conv_desc d = shape.describe(algorithm);
   d.activation = e.relu ? kTgActRelu : kTgActNone;
@@ -168,14 +168,14 @@ std::vector<float> forward(const tg_kernels* table, const Shape& shape, const Ep
   }
   return all;
 }
-std::vector<float> grad_data(const tg_kernels* table, const Shape& shape, tg_conv_algorithm algorithm, std::int64_t offset = 0) {
+std::vector<float> grad_data(const tg_kernels* table, const ConvShape& shape, tg_conv_algorithm algorithm, std::int64_t offset = 0) {
   const tg_conv_desc d = shape.describe(algorithm);
   Numbers w(some(d.k * d.r * d.s * d.c / d.groups + offset, 2)), dy(some(d.n * d.p * d.q * d.k, 5)), dx(d.n * d.h * d.w * d.c);
   Context c(table, kTgOpConv2dGradData, &d);
   EXPECT_EQ(table->conv2d_grad_data(&d, static_cast<float*>(w.there()) + offset, dy.there(), dx.there(), &c.ctx), kTgOk);
   return dx.here();
 }
-std::vector<float> grad_filter(const tg_kernels* table, const Shape& shape, tg_conv_algorithm algorithm, std::int64_t offset = 0) {
+std::vector<float> grad_filter(const tg_kernels* table, const ConvShape& shape, tg_conv_algorithm algorithm, std::int64_t offset = 0) {
   const tg_conv_desc d = shape.describe(algorithm);
   Numbers x(some(d.n * d.h * d.w * d.c + offset, 1)), dy(some(d.n * d.p * d.q * d.k, 5)), dw(d.k * d.r * d.s * d.c / d.groups);
   Context c(table, kTgOpConv2dGradFilter, &d);
@@ -190,7 +190,7 @@ Calls expected(const char* served_by, const std::string& dnn, const std::string&
 }
 
 TEST_F(OnVendor, ConvolvesWithEveryEpilogue) {
-  for (const Shape& shape : kShapes)
+  for (const ConvShape& shape : kShapes)
     for (const Epilogue& e : kEpilogues) {
       if (e.moments && shape.n == 0) continue;
       SCOPED_TRACE(std::string(shape.name) + e.name);
@@ -206,7 +206,7 @@ TEST_F(OnVendor, ConvolvesWithEveryEpilogue) {
 }
 
 TEST_F(OnVendor, ComputesBothGradients) {
-  for (const Shape& shape : kShapes) {
+  for (const ConvShape& shape : kShapes) {
     SCOPED_TRACE(shape.name);
     const auto data = grad_data(vendor_double::device(), shape, kTgConvAuto),
                filter = grad_filter(vendor_double::device(), shape, kTgConvAuto);
@@ -219,8 +219,8 @@ TEST_F(OnVendor, ComputesBothGradients) {
 }
 
 TEST_F(OnVendor, RoundsOnlyWhereItIsAllowed) {
-  const Shape &three = shape_named("3x3"), &one = shape_named("1x1"), &ours = shape_named("more padding below");
-  for (const Shape* shape : {&three, &one}) {
+  const ConvShape &three = shape_named("3x3"), &one = shape_named("1x1"), &ours = shape_named("more padding below");
+  for (const ConvShape* shape : {&three, &one}) {
     SCOPED_TRACE(shape->name);
     const auto truth = forward(vendor_double::device(), *shape, kEpilogues[3], kTgConvAuto);
     const auto data = grad_data(vendor_double::device(), *shape, kTgConvAuto),
@@ -249,7 +249,7 @@ TEST_F(OnVendor, RoundsOnlyWhereItIsAllowed) {
 }
 
 TEST_F(OnVendor, ChoosesWithoutTheActivation) {
-  for (const Shape& shape : kShapes) {
+  for (const ConvShape& shape : kShapes) {
     const tg_conv_desc d = shape.describe();
     for (const auto pass : {kTgConvForward, kTgConvGradData, kTgConvGradFilter})
       EXPECT_EQ(vendor_table()->conv2d_choose(&d, pass),
@@ -260,8 +260,9 @@ TEST_F(OnVendor, ChoosesWithoutTheActivation) {
 
 TEST_F(OnVendor, LeavesToOurKernelsWhatTheLibrariesDoNotTake) {
   vendor_double::behave({.groups = false, .products = false});
-  const Shape grouped{"groups", kDnn, 1, 6, 7, 8, 12, 3, 3, 1, 1, 1, 1, 1, 1, 2}, one = shape_named("1x1");  // a shape of this test alone
-  for (const Shape& shape : {grouped, one}) {
+  const ConvShape grouped{"groups", kDnn, 1, 6, 7, 8, 12, 3, 3, 1, 1, 1, 1, 1, 1, 2},
+      one = shape_named("1x1");  // a shape of this test alone
+  for (const ConvShape& shape : {grouped, one}) {
     SCOPED_TRACE(shape.name);
     const auto truth = forward(vendor_double::device(), shape, kEpilogues[5], kTgConvAuto);
     const auto data = grad_data(vendor_double::device(), shape, kTgConvAuto),
@@ -307,7 +308,7 @@ TEST_F(OnVendor, LeavesMisalignedMemoryToOurKernels) {
   const tg_matmul_desc d{1, 5, 7, 9, 0, 0, kTgFloat32, kTgConvAuto};
   EXPECT_EQ(product(vendor_table(), d, 1), product(vendor_double::device(), d, 1));
   for (const char* name : {"3x3", "1x1"}) {
-    const Shape& s = shape_named(name);
+    const ConvShape& s = shape_named(name);
     for (const Epilogue& e : kEpilogues)
       EXPECT_EQ(forward(vendor_table(), s, e, kTgConvAuto, 1), forward(vendor_double::device(), s, e, kTgConvAuto, 1));
     EXPECT_EQ(grad_data(vendor_table(), s, kTgConvAuto, 1), grad_data(vendor_double::device(), s, kTgConvAuto, 1));
@@ -387,7 +388,7 @@ TEST_F(OnVendor, TakesSoftmaxAndItsGradient) {
 
 TEST_F(OnVendor, DescriptorsGoWithTheirCall) {
   const auto everything = [] {
-    for (const Shape& shape : kShapes) {
+    for (const ConvShape& shape : kShapes) {
       forward(vendor_table(), shape, kEpilogues[5], kTgConvAuto);
       grad_filter(vendor_table(), shape, kTgConvAuto);
     }

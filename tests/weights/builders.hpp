@@ -174,6 +174,11 @@ inline std::string refusal(const std::string& bytes) {
   }
   return {};
 }
+inline std::string joined(const std::vector<std::string>& lines) {
+  std::string all;
+  for (const auto& l : lines) all += l + "\n";
+  return all;
+}
 inline ::testing::AssertionResult mentions(const std::string& text, std::initializer_list<const char*> words) {
   for (const char* word : words)
     if (text.find(word) == std::string::npos)

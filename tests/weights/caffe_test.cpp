@@ -169,22 +169,14 @@ class Published {
   std::map<std::string, tg::Tensor> tensors_;
 };
 
-tg::weights::Source source_of(const std::string& bytes) { return tg::weights::Source::memory(as_bytes(bytes), "net.caffemodel"); }
-std::string error_of(const std::string& bytes) {
+tg::weights::Source caffe_source(const std::string& bytes) { return tg::weights::Source::memory(as_bytes(bytes), "net.caffemodel"); }
+std::string graph_error(const std::string& bytes) {
   try {
-    (void)tg::load_graph(source_of(bytes));
+    (void)tg::load_graph(caffe_source(bytes));
   } catch (const tg::Error& e) {
     return e.what();
   }
   return {};
-}
-bool says(const std::string& text, std::initializer_list<const char*> words) {
-  return std::all_of(words.begin(), words.end(), [&](const char* w) { return text.find(w) != std::string::npos; });
-}
-std::string joined(const std::vector<std::string>& lines) {
-  std::string all;
-  for (const auto& l : lines) all += l + "\n";
-  return all;
 }
 
 /// Initial weights, and statistics that are not ones and zeros.
@@ -214,8 +206,8 @@ TEST(Caffe, APublishedResNetIsTheNetItWasMadeOf) {
     if (!small) tg::write_file(folder / "b-deploy.prototxt", prototxt(caffe.layers));
     const auto file = tg::weights::read_state_dict(path);
     EXPECT_EQ(tg::guess_architecture(file).name, name);
-    EXPECT_TRUE(says(joined(file.notes), {"scale factor", "Scale layers", "into running means", "in ceil mode"})) << joined(file.notes);
-    EXPECT_EQ(says(joined(file.notes), {"was read from b-deploy.prototxt"}), !small);
+    EXPECT_TRUE(mentions(joined(file.notes), {"scale factor", "Scale layers", "into running means", "in ceil mode"})) << joined(file.notes);
+    EXPECT_EQ(mentions(joined(file.notes), {"was read from b-deploy.prototxt"}), !small);
     auto again = tg::make_model(name, {.classes = 5, .initialise = false});
     EXPECT_TRUE(tg::load_weights(*again, file).missing.empty());
     again->eval();
@@ -230,7 +222,7 @@ TEST(Caffe, APublishedResNetIsTheNetItWasMadeOf) {
       (void)tg::load_weights(*other, file);
       ADD_FAILURE() << name;
     } catch (const tg::Error& e) {
-      EXPECT_TRUE(says(e.what(), {name, "strides or pooling"})) << e.what();
+      EXPECT_TRUE(mentions(e.what(), {name, "strides or pooling"})) << e.what();
     }
   }
 }
@@ -274,7 +266,7 @@ TEST(Caffe, PoolingRoundsUpAndStatisticsAreDivided) {
     }
     net.message(100, w);
   }
-  const auto graph = tg::load_graph(source_of(net.str()));
+  const auto graph = tg::load_graph(caffe_source(net.str()));
   EXPECT_EQ(graph->input(), (std::vector<std::int64_t>{-1, 4, 4, 1}));
   const auto y = graph->forward(x).to_vector<float>();
   ASSERT_EQ(y.size(), 4u);
@@ -284,7 +276,7 @@ TEST(Caffe, PoolingRoundsUpAndStatisticsAreDivided) {
   norm.blobs[2].values = {0};
   Writer zero;
   zero.bytes(1, "n").message(100, message(layers[0])).message(100, message(layers[1])).message(100, message(norm));
-  EXPECT_NEAR(tg::load_graph(source_of(zero.str()))->forward(x).to_vector<float>()[0], 10 / std::sqrt(1e-5f), 1e-1f);
+  EXPECT_NEAR(tg::load_graph(caffe_source(zero.str()))->forward(x).to_vector<float>()[0], 10 / std::sqrt(1e-5f), 1e-1f);
 }
 
 TEST(Caffe, MeansComeFromDataLayersAndImages) {
@@ -302,7 +294,7 @@ TEST(Caffe, MeansComeFromDataLayersAndImages) {
   };
   Writer said;
   said.real(1, 0.5f).integer(3, 32).real(5, 10).real(5, 20).real(5, 30);
-  const auto a = tg::weights::read_graph(source_of(net(said)));
+  const auto a = tg::weights::read_graph(caffe_source(net(said)));
   EXPECT_EQ(a.assumed.at("preprocessing.mean"), "10,20,30");
   EXPECT_EQ(a.assumed.at("preprocessing.std"), "2,2,2");
   EXPECT_EQ(a.assumed.at("preprocessing.order"), "bgr");
@@ -310,39 +302,39 @@ TEST(Caffe, MeansComeFromDataLayersAndImages) {
   named.bytes(4, "../elsewhere/mean.binaryproto");
   tg::write_file(folder / "n.caffemodel", net(named));
   const auto load = [&] { return tg::weights::read_graph(tg::weights::Source::file(folder / "n.caffemodel")); };
-  EXPECT_TRUE(says(load().assumed.at("convention"), {"mean.binaryproto is not beside it"}));
+  EXPECT_TRUE(mentions(load().assumed.at("convention"), {"mean.binaryproto is not beside it"}));
   EXPECT_EQ(load().assumed.at("preprocessing.mean"), "103.939,116.779,123.68");
   tg::write_file(folder / "mean.binaryproto", message(Blob{{1, 3, 1, 2}, {99, 101, 110, 110, 120, 121}}).str());
   EXPECT_EQ(load().assumed.at("preprocessing.mean"), "100,110,120.5");
-  EXPECT_TRUE(says(joined(load().notes), {"differ from them by up to 1 of 255"}));
+  EXPECT_TRUE(mentions(joined(load().notes), {"differ from them by up to 1 of 255"}));
 }
 
 TEST(Caffe, StrangersAreNamed) {
   const Layer data{"data", "Input", {}, {"data"}}, relu{"r", "ReLU", {"data"}, {"r"}};
-  EXPECT_TRUE(says(error_of(model({data, {"a", "LRN", {"data"}, {"a"}}, {"b", "PReLU", {"a"}, {"b"}}, {"c", "LRN", {"b"}, {"c"}}})),
-                   {"not known here", "LRN (2, first \"a\")", "PReLU (1"}));
-  EXPECT_TRUE(says(error_of(model({data, relu, relu})), {"two layers named \"r\""}));
-  EXPECT_TRUE(says(error_of(model({data, {"r", "ReLU", {"nowhere"}, {"r"}}})), {"reads \"nowhere\""}));
-  EXPECT_TRUE(says(error_of(model({data, {"c", "Convolution", {"data"}, {"c"}}})), {"0 blobs"}));
-  EXPECT_TRUE(says(error_of(model({data, {"c", "Convolution", {"data"}, {"c"}, {}, {{{4, 3, 1 << 20, 1 << 20}, {1, 2}}}}})),
-                   {"shape × type", "has 8"}));
-  EXPECT_TRUE(
-      says(error_of(model({data, {"e", "Eltwise", {"data", "data"}, {"e"}, {{110, "eltwise_param", 1, "operation", 2}}}})), {"maximum"}));
-  EXPECT_TRUE(says(error_of(model({data, {"d", "Input", {}, {"other"}}})), {"more than one input"}));
+  EXPECT_TRUE(mentions(graph_error(model({data, {"a", "LRN", {"data"}, {"a"}}, {"b", "PReLU", {"a"}, {"b"}}, {"c", "LRN", {"b"}, {"c"}}})),
+                       {"not known here", "LRN (2, first \"a\")", "PReLU (1"}));
+  EXPECT_TRUE(mentions(graph_error(model({data, relu, relu})), {"two layers named \"r\""}));
+  EXPECT_TRUE(mentions(graph_error(model({data, {"r", "ReLU", {"nowhere"}, {"r"}}})), {"reads \"nowhere\""}));
+  EXPECT_TRUE(mentions(graph_error(model({data, {"c", "Convolution", {"data"}, {"c"}}})), {"0 blobs"}));
+  EXPECT_TRUE(mentions(graph_error(model({data, {"c", "Convolution", {"data"}, {"c"}, {}, {{{4, 3, 1 << 20, 1 << 20}, {1, 2}}}}})),
+                       {"shape × type", "has 8"}));
+  EXPECT_TRUE(mentions(graph_error(model({data, {"e", "Eltwise", {"data", "data"}, {"e"}, {{110, "eltwise_param", 1, "operation", 2}}}})),
+                       {"maximum"}));
+  EXPECT_TRUE(mentions(graph_error(model({data, {"d", "Input", {}, {"other"}}})), {"more than one input"}));
   std::vector<Layer> many{data};
   for (int i = 0; i < 4000; ++i) many.push_back({"r" + std::to_string(i), "ReLU", {"data"}, {"data"}});  // one name for all values
-  EXPECT_EQ(tg::weights::read_graph(source_of(model(many))).nodes.size(), 4000u);
+  EXPECT_EQ(tg::weights::read_graph(caffe_source(model(many))).nodes.size(), 4000u);
   for (int i = 0; i < 2000; ++i) many.push_back({"s" + std::to_string(i), "ReLU", {"data"}, {"data"}});
-  EXPECT_TRUE(says(error_of(model(many)), {"more than 5000 layers"}));
+  EXPECT_TRUE(mentions(graph_error(model(many)), {"more than 5000 layers"}));
   Writer old, layer;
   layer.bytes(4, "conv1").integer(5, 4);
   old.bytes(1, "AlexNet").message(2, layer);
-  EXPECT_TRUE(says(error_of(old.str()), {"2014", "V1LayerParameter", "upgrade_net_proto_binary"})) << error_of(old.str());
+  EXPECT_TRUE(mentions(graph_error(old.str()), {"2014", "V1LayerParameter", "upgrade_net_proto_binary"})) << graph_error(old.str());
   try {
-    (void)tg::weights::read_state_dict(source_of(prototxt({data, relu})));
+    (void)tg::weights::read_state_dict(caffe_source(prototxt({data, relu})));
     ADD_FAILURE();
   } catch (const tg::Error& e) {
-    EXPECT_TRUE(says(e.what(), {".prototxt", "without weights"})) << e.what();
+    EXPECT_TRUE(mentions(e.what(), {".prototxt", "without weights"})) << e.what();
   }
 }
 
@@ -356,16 +348,16 @@ TEST(Caffe, CutAnywhereAndNonsenseTextsAreErrors) {
     largest_block() = 0;
     std::string why;
     try {
-      (void)tg::weights::read_state_dict(source_of(cut));
+      (void)tg::weights::read_state_dict(caffe_source(cut));
     } catch (const tg::Error& e) {
       why = e.what();
     }
-    EXPECT_TRUE(says(why, {"net.caffemodel"})) << percent;
+    EXPECT_TRUE(mentions(why, {"net.caffemodel"})) << percent;
     EXPECT_LT(largest_block().load(), 4 * cut.size() + (1 << 20)) << percent;
   }
   const auto text_error = [&](const std::string& text) {
     try {
-      (void)tg::weights::caffe::read_graph(source_of(bytes), tg::weights::Source::memory(as_bytes(text), "net.prototxt"));
+      (void)tg::weights::caffe::read_graph(caffe_source(bytes), tg::weights::Source::memory(as_bytes(text), "net.prototxt"));
     } catch (const tg::Error& e) {
       return std::string(e.what());
     }
@@ -380,7 +372,7 @@ TEST(Caffe, CutAnywhereAndNonsenseTextsAreErrors) {
     EXPECT_FALSE(text_error(text).empty()) << text.substr(0, 40);
   const std::string whole = prototxt(some);
   for (std::size_t n = 0; n < whole.size(); n += 7) (void)text_error(whole.substr(0, n));  // an error or a shorter net, nothing else
-  EXPECT_TRUE(says(text_error("layer { name: \"conv1\" convolution_param {\n stride: many } }"), {"\"many\"", "line 2"}));
+  EXPECT_TRUE(mentions(text_error("layer { name: \"conv1\" convolution_param {\n stride: many } }"), {"\"many\"", "line 2"}));
 }
 
 TEST(Caffe, RealCifarModels) {
@@ -394,7 +386,7 @@ TEST(Caffe, RealCifarModels) {
   EXPECT_EQ(a.shape(), (tg::Shape{2, 10}));
   EXPECT_TRUE(same_bits(a, b));
   const auto file = tg::weights::read_state_dict(source);
-  EXPECT_TRUE(says(tg::weights::looks_like(file), {"projections"}));
+  EXPECT_TRUE(mentions(tg::weights::looks_like(file), {"projections"}));
 }
 
 }  // namespace

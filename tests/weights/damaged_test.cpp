@@ -49,7 +49,7 @@ std::map<std::string, std::string> containers() {
           {"a.pth", weights::pytorch_bytes(small_net(), {{"k", "v"}})},
           {"legacy.pth", legacy()}};
 }
-std::string error_of(const std::filesystem::path& path) {
+std::string error_of_file(const std::filesystem::path& path) {
   try {
     (void)weights::read_state_dict(path);
   } catch (const Error& e) {
@@ -62,16 +62,16 @@ TEST(Damaged, CutAtEveryPercent) {
   TemporaryFolder folder;
   for (const auto& [name, bytes] : containers()) {
     write_file(folder / name, bytes);
-    ASSERT_EQ(error_of(folder / name), "") << name;
+    ASSERT_EQ(error_of_file(folder / name), "") << name;
     for (std::size_t percent = 0; percent < 100; ++percent) {
       write_file(folder / name, std::string_view(bytes).substr(0, bytes.size() * percent / 100));
       largest_block() = 0;
-      const std::string what = error_of(folder / name);
+      const std::string what = error_of_file(folder / name);
       EXPECT_TRUE(mentions(what, {"load_weights: ", name.c_str()})) << percent << " %";
       EXPECT_LT(largest_block().load(), 4 * bytes.size() + (1 << 20)) << name << " at " << percent << " %";
     }
     write_file(folder / name, std::string_view(bytes).substr(0, bytes.size() - 1));
-    EXPECT_NE(error_of(folder / name), "") << name << " without its last byte";
+    EXPECT_NE(error_of_file(folder / name), "") << name << " without its last byte";
   }
 }
 
@@ -84,11 +84,11 @@ TEST(Damaged, ShardsCutAtEveryPercent) {
                                                  {"1.safetensors", weights::safetensors_bytes({entries[0]})},
                                                  {"2.safetensors", weights::safetensors_bytes({entries[1]})}};
   for (const auto& [name, bytes] : files) write_file(folder / name, bytes);
-  ASSERT_EQ(error_of(folder / "model.safetensors.index.json"), "");
+  ASSERT_EQ(error_of_file(folder / "model.safetensors.index.json"), "");
   for (const auto& [name, bytes] : files) {
     for (std::size_t percent = 0; percent < 100; ++percent) {
       write_file(folder / name, std::string_view(bytes).substr(0, bytes.size() * percent / 100));
-      EXPECT_TRUE(mentions(error_of(folder / "model.safetensors.index.json"), {"load_weights: ", name.c_str()})) << percent << " %";
+      EXPECT_TRUE(mentions(error_of_file(folder / "model.safetensors.index.json"), {"load_weights: ", name.c_str()})) << percent << " %";
     }
     write_file(folder / name, bytes);
   }
@@ -99,7 +99,7 @@ TEST(Damaged, WrongMagicAndSwappedBytes) {
   for (auto [name, bytes] : containers()) {
     for (std::size_t i = 0; i < 4; ++i) bytes[i] = static_cast<char>(~bytes[i]);
     write_file(folder / name, bytes);
-    EXPECT_TRUE(mentions(error_of(folder / name), {"load_weights: ", name.c_str()}));
+    EXPECT_TRUE(mentions(error_of_file(folder / name), {"load_weights: ", name.c_str()}));
   }
   std::string swapped = containers().at("a.safetensors");  // the header's length as a big-endian machine would write it
   std::reverse(swapped.begin(), swapped.begin() + 8);

@@ -14,7 +14,7 @@ namespace {
 using namespace tomograd::weights::detail;
 using tomograd::Error;
 
-std::string refusal(const std::string& text) {
+std::string json_refusal(const std::string& text) {
   try {
     (void)parse_json(text, "here");
   } catch (const Error& e) {
@@ -70,20 +70,20 @@ TEST(Json, RefusesWhatIsNotJson) {
                           "+1",       "1.",    ".5",        "1e",      "-",         "tru",         "nul",         "NaN",
                           "Infinity", "'a'",   "\"a",       "\"\\x\"", "\"\\u12\"", "\"\\ud800\"", "\"\\udc00\"", "\"\\ud800\\u0041\"",
                           "\"\n\"",   "[1 2]", "{\"a\" 1}", "1 2",     "[1]]",      "//",          "1e999"})
-    EXPECT_NE(refusal(bad), "") << bad;
-  EXPECT_NE(refusal(R"({"a":1,"b":2,"a":3})").find("\"a\" is written twice"), std::string::npos);
-  EXPECT_EQ(refusal("[1,}").find("here: not valid JSON"), 0u);
-  EXPECT_NE(refusal("[1,}").find("byte 3 of 4"), std::string::npos);
+    EXPECT_NE(json_refusal(bad), "") << bad;
+  EXPECT_NE(json_refusal(R"({"a":1,"b":2,"a":3})").find("\"a\" is written twice"), std::string::npos);
+  EXPECT_EQ(json_refusal("[1,}").find("here: not valid JSON"), 0u);
+  EXPECT_NE(json_refusal("[1,}").find("byte 3 of 4"), std::string::npos);
 }
 
 TEST(Json, DeepAndLongTextsAreRefusedNotSurvived) {
-  EXPECT_NE(refusal(std::string(1'000'000, '[')).find("deeper than 64"), std::string::npos);
+  EXPECT_NE(json_refusal(std::string(1'000'000, '[')).find("deeper than 64"), std::string::npos);
   std::string nested;
   for (int i = 0; i < 100'000; ++i) nested += "{\"a\":";
-  EXPECT_NE(refusal(nested).find("deeper"), std::string::npos);
-  EXPECT_EQ(refusal(std::string(64, '[') + std::string(64, ']')), "");
+  EXPECT_NE(json_refusal(nested).find("deeper"), std::string::npos);
+  EXPECT_EQ(json_refusal(std::string(64, '[') + std::string(64, ']')), "");
   std::string many = "[0";
   for (std::size_t i = 0; i < kJsonValues; ++i) many += ",0";
-  EXPECT_NE(refusal(many + "]").find("more than"), std::string::npos);
+  EXPECT_NE(json_refusal(many + "]").find("more than"), std::string::npos);
 }
 }  // namespace

@@ -24,14 +24,6 @@ namespace tg = tomograd;
 namespace keras = tg::weights::keras;
 
 tg::weights::Source nothing() { return tg::weights::Source::memory({}, "net.h5"); }
-std::string joined(const std::vector<std::string>& lines) {
-  std::string all;
-  for (const auto& l : lines) all += l + "\n";
-  return all;
-}
-bool says(const std::string& text, std::initializer_list<const char*> words) {
-  return std::all_of(words.begin(), words.end(), [&](const char* w) { return text.find(w) != std::string::npos; });
-}
 /// As make_keras_goldens.py fills it; in the file's own order of elements.
 void put(keras::File& file, const std::string& layer, const std::string& role, const tg::Shape& shape, const std::string& written = {}) {
   tg::Tensor line = tg::empty({shape.count()});
@@ -97,18 +89,19 @@ TEST(Keras, ResNet50GivesKerasLogits) {
   EXPECT_LT(largest(tg::OnnxNet(graph).forward(x), expected), 1e-4);
   const auto file = tg::weights::onnx::resnet_state_dict(graph, nothing());
   EXPECT_EQ(tg::guess_architecture(file).name, "resnet50_v1");
-  EXPECT_TRUE(says(joined(file.notes), {"53 convolutions into running means", "epsilon is not 1e-5 in 53", "weights alone", "first 1x1"}));
+  EXPECT_TRUE(
+      mentions(joined(file.notes), {"53 convolutions into running means", "epsilon is not 1e-5 in 53", "weights alone", "first 1x1"}));
   auto net = tg::make_model("resnet50_v1", {.classes = 7, .initialise = false});
   (void)tg::load_weights(*net, file);
   net->eval();
   EXPECT_LT(largest((*net)(x), expected), 1e-4);
   auto other = tg::make_model("resnet50", {.classes = 7});
-  EXPECT_TRUE(says(error_of([&] { (void)tg::load_weights(*other, file); }), {"resnet50_v1", "strides"}));
+  EXPECT_TRUE(mentions(error_of([&] { (void)tg::load_weights(*other, file); }), {"resnet50_v1", "strides"}));
   std::string assumed;
   const auto how = tg::preprocessing_of(file, "resnet50_v1", &assumed);
   EXPECT_EQ(how.order, tg::ColourOrder::bgr);
   EXPECT_EQ(how.mean, (std::vector<double>{103.939, 116.779, 123.68}));
-  EXPECT_TRUE(says(assumed, {"assumed", "keras.applications", "BGR"}));
+  EXPECT_TRUE(mentions(assumed, {"assumed", "keras.applications", "BGR"}));
 }
 
 TEST(Keras, OldNamesAndOldEpsilon) {
@@ -155,30 +148,30 @@ TEST(Keras, FilesThatCannotBeNets) {
     return error_of([&] { (void)tg::OnnxNet(keras::graph_of(std::move(file), nothing())); });
   };
   using D = keras::File::Dataset;
-  EXPECT_TRUE(says(error([](keras::File& f) {
-                     f.datasets.push_back({"post_bn/post_bn/gamma:0", tg::zeros({4})});
-                   }),
-                   {"pre-activation", "V2"}));
-  EXPECT_TRUE(says(error([](keras::File& f) {
-                     f.datasets = {{"dense/dense/kernel:0", tg::zeros({4, 4})}};
-                   }),
-                   {"weights alone", "dense", "model.save"}));
-  EXPECT_TRUE(says(error([](keras::File& f) { f.datasets = {{"layers/conv2d/vars/0", tg::zeros({4})}}; }), {".weights.h5 of Keras 3"}));
-  EXPECT_TRUE(says(error([](keras::File& f) { f.datasets.clear(); }), {"without the weights"}));
-  EXPECT_TRUE(says(error([](keras::File& f) { f.datasets.push_back(f.datasets[0]); }), {"twice"}));
-  EXPECT_TRUE(says(error([](keras::File& f) {
-                     std::erase_if(f.datasets, [](const D& d) { return d.path.find("conv1_bn/moving_mean") != std::string::npos; });
-                   }),
-                   {"conv1_bn", "no mean"}));
-  EXPECT_TRUE(says(error([](keras::File& f) { f.datasets[0].tensor = tg::zeros({7, 7, 64}); }), {"conv1_conv", "3 axes"}));
-  EXPECT_TRUE(says(error([](keras::File& f) { f.attributes["model_config"] = "{"; }), {"model_config", "JSON"}));
-  EXPECT_TRUE(says(error([](keras::File& f) { f.attributes["model_config"] = R"({"class_name": "Mine", "config": {"layers": []}})"; }),
-                   {"class \"Mine\""}));
-  EXPECT_TRUE(says(error([](keras::File& f) {
-                     f.attributes["model_config"] =
-                         R"({"class_name": "Sequential", "config": {"layers": [{"class_name": "LSTM", "config": {"name": "a"}}]}})";
-                   }),
-                   {"not known here: LSTM (1)"}));
+  EXPECT_TRUE(mentions(error([](keras::File& f) {
+                         f.datasets.push_back({"post_bn/post_bn/gamma:0", tg::zeros({4})});
+                       }),
+                       {"pre-activation", "V2"}));
+  EXPECT_TRUE(mentions(error([](keras::File& f) {
+                         f.datasets = {{"dense/dense/kernel:0", tg::zeros({4, 4})}};
+                       }),
+                       {"weights alone", "dense", "model.save"}));
+  EXPECT_TRUE(mentions(error([](keras::File& f) { f.datasets = {{"layers/conv2d/vars/0", tg::zeros({4})}}; }), {".weights.h5 of Keras 3"}));
+  EXPECT_TRUE(mentions(error([](keras::File& f) { f.datasets.clear(); }), {"without the weights"}));
+  EXPECT_TRUE(mentions(error([](keras::File& f) { f.datasets.push_back(f.datasets[0]); }), {"twice"}));
+  EXPECT_TRUE(mentions(error([](keras::File& f) {
+                         std::erase_if(f.datasets, [](const D& d) { return d.path.find("conv1_bn/moving_mean") != std::string::npos; });
+                       }),
+                       {"conv1_bn", "no mean"}));
+  EXPECT_TRUE(mentions(error([](keras::File& f) { f.datasets[0].tensor = tg::zeros({7, 7, 64}); }), {"conv1_conv", "3 axes"}));
+  EXPECT_TRUE(mentions(error([](keras::File& f) { f.attributes["model_config"] = "{"; }), {"model_config", "JSON"}));
+  EXPECT_TRUE(mentions(error([](keras::File& f) { f.attributes["model_config"] = R"({"class_name": "Mine", "config": {"layers": []}})"; }),
+                       {"class \"Mine\""}));
+  EXPECT_TRUE(mentions(error([](keras::File& f) {
+                         f.attributes["model_config"] =
+                             R"({"class_name": "Sequential", "config": {"layers": [{"class_name": "LSTM", "config": {"name": "a"}}]}})";
+                       }),
+                       {"not known here: LSTM (1)"}));
   // Absurd numbers in the configuration.
   for (const char* bad : {R"("kernel_size": [-3, 1e30])", R"("strides": [0.5, 2])", R"("dilation_rate": 99999999999)",
                           R"("padding": [[1,2],[3]])", R"("epsilon": -1)"})
@@ -195,7 +188,7 @@ TEST(Keras, FilesThatCannotBeNets) {
 #if !defined(TOMOGRAD_WITH_HDF5)
 TEST(Keras, WithoutTheLibraryTheErrorSaysSo) {
   const std::string bytes("\x89HDF\r\n\x1A\n and more", 17);
-  EXPECT_TRUE(says(error_of([&] { (void)tg::weights::read_state_dict(as_bytes(bytes)); }), {"HDF5", "libhdf5"}));
+  EXPECT_TRUE(mentions(error_of([&] { (void)tg::weights::read_state_dict(as_bytes(bytes)); }), {"HDF5", "libhdf5"}));
 }
 #else
 
@@ -233,7 +226,7 @@ TEST_F(KerasFile, ASavedModelRunsItsGraph) {
   EXPECT_LT(largest(tg::Session(tg::compile(*graph, {2, 20, 20, 3})).run(x), expected), 1e-5);
   const std::string bytes = tg::read_file(small());  // from memory, too
   EXPECT_LT(largest(tg::load_graph(tg::weights::Source::memory(as_bytes(bytes)))->forward(x), expected), 1e-5);
-  EXPECT_TRUE(says(error_of([&] { (void)tg::weights::read_state_dict(small()); }), {"none of the ResNets"}));
+  EXPECT_TRUE(mentions(error_of([&] { (void)tg::weights::read_state_dict(small()); }), {"none of the ResNets"}));
 }
 
 TEST_F(KerasFile, CutAtEveryPercent) {
@@ -242,51 +235,51 @@ TEST_F(KerasFile, CutAtEveryPercent) {
   for (std::size_t percent = 0; percent < 100; ++percent) {
     const std::string cut = bytes.substr(0, bytes.size() * percent / 100);
     tg::write_file(folder / "cut.h5", cut);
-    EXPECT_TRUE(says(error_of([&] { (void)tg::load_graph(folder / "cut.h5"); }), {"cut.h5"})) << percent;
+    EXPECT_TRUE(mentions(error_of([&] { (void)tg::load_graph(folder / "cut.h5"); }), {"cut.h5"})) << percent;
     EXPECT_FALSE(error_of([&] { (void)tg::load_graph(tg::weights::Source::memory(as_bytes(cut))); }).empty()) << percent;
   }
 }
 
 TEST_F(KerasFile, WhatLeadsOutOfTheFileOrClaimsMemoryIsRefused) {
-  EXPECT_TRUE(says(error_with([](hid_t f) { H5Lcreate_external("/etc/passwd", "/", f, "conv1_conv", H5P_DEFAULT, H5P_DEFAULT); }),
-                   {"link to another file"}));
-  EXPECT_TRUE(says(error_with([](hid_t f) { H5Lcreate_soft("/", f, "conv1_conv", H5P_DEFAULT, H5P_DEFAULT); }), {"is a link"}));
-  EXPECT_TRUE(says(error_with([](hid_t f) { H5Lcreate_hard(f, "/", f, "conv1_conv", H5P_DEFAULT, H5P_DEFAULT); }),
-                   {"under two names"}));  // a cycle
-  EXPECT_TRUE(says(error_with([](hid_t f) {
-                     const hid_t how = H5Pcreate(H5P_DATASET_CREATE);
-                     H5Pset_external(how, "/etc/passwd", 0, 64);
-                     dataset(f, "kernel:0", {16}, how);
-                     H5Pclose(how);
-                   }),
-                   {"data in other files"}));
-  EXPECT_TRUE(says(error_with([](hid_t f) {  // a million million numbers that were never written
-                     const hid_t how = H5Pcreate(H5P_DATASET_CREATE);
-                     const hsize_t chunk[] = {64, 64};
-                     H5Pset_chunk(how, 2, chunk);
-                     dataset(f, "kernel:0", {1 << 20, 1 << 20}, how);
-                     H5Pclose(how);
-                   }),
-                   {"no data"}));
-  EXPECT_TRUE(says(error_with([](hid_t f) {
-                     const hid_t how = H5Pcreate(H5P_DATASET_CREATE);
-                     const hsize_t chunk[] = {1 << 14, 1 << 14};
-                     H5Pset_chunk(how, 2, chunk);
-                     dataset(f, "kernel:0", {1 << 20, 1 << 20}, how);
-                     H5Pclose(how);
-                   }),
-                   {"chunks larger"}));
-  EXPECT_TRUE(says(error_with([](hid_t f) { dataset(f, "kernel:0", {1 << 20, 1 << 20}); }), {"bytes has 0"}));
-  EXPECT_TRUE(says(error_with([](hid_t f) {
-                     const hid_t how = H5Pcreate(H5P_DATASET_CREATE);
-                     const hsize_t chunk[] = {4};
-                     H5Pset_chunk(how, 1, chunk);
-                     H5Pset_scaleoffset(how, H5Z_SO_FLOAT_DSCALE, 2);
-                     dataset(f, "kernel:0", {16}, how);
-                     H5Pclose(how);
-                   }),
-                   {"filter", "scaleoffset"}));
-  EXPECT_TRUE(says(error_with([](hid_t) {}), {"without the weights"}));
+  EXPECT_TRUE(mentions(error_with([](hid_t f) { H5Lcreate_external("/etc/passwd", "/", f, "conv1_conv", H5P_DEFAULT, H5P_DEFAULT); }),
+                       {"link to another file"}));
+  EXPECT_TRUE(mentions(error_with([](hid_t f) { H5Lcreate_soft("/", f, "conv1_conv", H5P_DEFAULT, H5P_DEFAULT); }), {"is a link"}));
+  EXPECT_TRUE(mentions(error_with([](hid_t f) { H5Lcreate_hard(f, "/", f, "conv1_conv", H5P_DEFAULT, H5P_DEFAULT); }),
+                       {"under two names"}));  // a cycle
+  EXPECT_TRUE(mentions(error_with([](hid_t f) {
+                         const hid_t how = H5Pcreate(H5P_DATASET_CREATE);
+                         H5Pset_external(how, "/etc/passwd", 0, 64);
+                         dataset(f, "kernel:0", {16}, how);
+                         H5Pclose(how);
+                       }),
+                       {"data in other files"}));
+  EXPECT_TRUE(mentions(error_with([](hid_t f) {  // a million million numbers that were never written
+                         const hid_t how = H5Pcreate(H5P_DATASET_CREATE);
+                         const hsize_t chunk[] = {64, 64};
+                         H5Pset_chunk(how, 2, chunk);
+                         dataset(f, "kernel:0", {1 << 20, 1 << 20}, how);
+                         H5Pclose(how);
+                       }),
+                       {"no data"}));
+  EXPECT_TRUE(mentions(error_with([](hid_t f) {
+                         const hid_t how = H5Pcreate(H5P_DATASET_CREATE);
+                         const hsize_t chunk[] = {1 << 14, 1 << 14};
+                         H5Pset_chunk(how, 2, chunk);
+                         dataset(f, "kernel:0", {1 << 20, 1 << 20}, how);
+                         H5Pclose(how);
+                       }),
+                       {"chunks larger"}));
+  EXPECT_TRUE(mentions(error_with([](hid_t f) { dataset(f, "kernel:0", {1 << 20, 1 << 20}); }), {"bytes has 0"}));
+  EXPECT_TRUE(mentions(error_with([](hid_t f) {
+                         const hid_t how = H5Pcreate(H5P_DATASET_CREATE);
+                         const hsize_t chunk[] = {4};
+                         H5Pset_chunk(how, 1, chunk);
+                         H5Pset_scaleoffset(how, H5Z_SO_FLOAT_DSCALE, 2);
+                         dataset(f, "kernel:0", {16}, how);
+                         H5Pclose(how);
+                       }),
+                       {"filter", "scaleoffset"}));
+  EXPECT_TRUE(mentions(error_with([](hid_t) {}), {"without the weights"}));
 }
 
 TEST_F(KerasFile, RealModel) {
@@ -294,7 +287,7 @@ TEST_F(KerasFile, RealModel) {
   const auto graph = tg::load_graph(path);
   EXPECT_EQ(graph->last_op(), "Softmax");
   EXPECT_EQ(graph->forward(golden_picture(2, 32)).shape(), (tg::Shape{2, 10}));
-  EXPECT_TRUE(says(error_of([&] { (void)tg::weights::read_state_dict(path); }), {"none of the ResNets"}));
+  EXPECT_TRUE(mentions(error_of([&] { (void)tg::weights::read_state_dict(path); }), {"none of the ResNets"}));
 }
 #endif
 

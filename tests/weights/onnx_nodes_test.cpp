@@ -72,7 +72,7 @@ struct Outcome {
 };
 
 /// Reason, and the op where it is one node's, of 'FILE: Op "name": reason (hint: …)'.
-std::string refusal(std::string what) {
+std::string reason_of(std::string what) {
   const std::string file = "model.onnx: ";
   if (const std::size_t at = what.find(file); at != std::string::npos) what.erase(0, at + file.size());
   what = what.substr(0, what.find(" (hint: "));
@@ -129,7 +129,7 @@ Outcome run(const fs::path& folder) {
         o.unclaimed = what.substr(what.find("cannot be run: ") + 15,
                                   what.find(" (", what.find("cannot be run: ")) - what.find("cannot be run: ") - 15);
       else if (what.find("known here") != std::string::npos)
-        o.unclaimed = refusal(what);
+        o.unclaimed = reason_of(what);
       else
         o.failed = what;
       return o;
@@ -159,7 +159,7 @@ Outcome run(const fs::path& folder) {
       if (what.find("known here for constants only") == std::string::npos)
         o.failed = what;
       else
-        o.unclaimed = refusal(what);
+        o.unclaimed = reason_of(what);
       return o;
     }
   }

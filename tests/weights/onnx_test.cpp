@@ -27,9 +27,9 @@ using onnx::Model;
 using onnx::Sizes;
 using pb::Writer;
 
-tg::weights::Source source_of(const std::string& bytes) { return tg::weights::Source::memory(as_bytes(bytes), "net.onnx"); }
+tg::weights::Source onnx_source(const std::string& bytes) { return tg::weights::Source::memory(as_bytes(bytes), "net.onnx"); }
 std::unique_ptr<tg::OnnxNet> net_of(const std::string& bytes, const tg::GraphOptions& options = {}) {
-  return tg::load_graph(source_of(bytes), options);
+  return tg::load_graph(onnx_source(bytes), options);
 }
 std::string refused(const std::string& bytes) {
   return error_of([&] { (void)net_of(bytes); });
@@ -50,7 +50,7 @@ TEST(Protobuf, NumbersSurvive) {
   for (const auto v : values) w.integer(1, v);
   w.packed(2, values).real(3, -0.5f).bytes(536870911, "end");
   const std::string bytes = w.str();
-  const auto source = source_of(bytes);
+  const auto source = onnx_source(bytes);
   pb::Input in(source);
   pb::Message m(in);
   Sizes one, packed;
@@ -70,7 +70,7 @@ TEST(Protobuf, NumbersSurvive) {
 
 TEST(Protobuf, DamageIsAnError) {
   const auto walk = [](const std::string& bytes) {
-    const auto source = source_of(bytes);
+    const auto source = onnx_source(bytes);
     pb::Input in(source);
     return error_of([&] {
       pb::Message m(in);
@@ -115,7 +115,7 @@ TEST(OnnxTensors, OfEveryForm) {
     Writer t = onnx::tensor_head("t", dims, type);
     fill(t);
     const std::string bytes = t.str();
-    return tg::weights::onnx::read_tensor(source_of(bytes)).tensor;
+    return tg::weights::onnx::read_tensor(onnx_source(bytes)).tensor;
   };
   const auto values = [](const tg::Tensor& t) { return t.to(tg::DType::f64).to_vector<double>(); };
   using V = std::vector<double>;
@@ -144,7 +144,7 @@ TEST(OnnxTensors, LiesAreErrors) {
     fill(t);
     const std::string bytes = t.str();
     largest_block() = 0;
-    const std::string what = error_of([&] { (void)tg::weights::onnx::read_tensor(source_of(bytes)); });
+    const std::string what = error_of([&] { (void)tg::weights::onnx::read_tensor(onnx_source(bytes)); });
     EXPECT_LT(largest_block().load(), std::size_t{1} << 17);
     return what;
   };
