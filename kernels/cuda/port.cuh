@@ -7,7 +7,7 @@
 //
 // What kernels may use: __global__ __device__ __shared__ __align__ __launch_bounds__, threadIdx blockIdx blockDim gridDim, __syncthreads,
 // __syncwarp and the *_sync operations with explicit masks, atomics on integers (never on floats: their order would decide the result),
-// __threadfence (before and after the atomic that hands data to another block), and below: launch, Vec16/load16/store16,
+// __threadfence (before and after the atomic that hands data to another block), and below: launch, Vec16/load16/store16, store8,
 // TG_DYNAMIC_SHARED, TG_PORT_UNROLL (before a loop over registers), TG_PORT_ROLLED (before one that is not to be unrolled), copy_on_device,
 // Bf16, to_tf32, mma_tf32, mma_bf16, ldmatrix, cp_async. Not: cooperative groups, __activemask, grid-wide waits. Static __shared__ only of
 // plain types. Blocks that use warp operations have a multiple of 32 threads.
@@ -143,6 +143,7 @@ template <class T>
 __device__ __forceinline__ void store16(T* p, const Vec16<T>& v) {
   *reinterpret_cast<Vec16<T>*>(p) = v;
 }
+__device__ __forceinline__ void store8(float* p, float first, float second) { *reinterpret_cast<float2*>(p) = {first, second}; }
 
 inline constexpr unsigned kWholeWarp = 0xffffffffu;
 
@@ -247,7 +248,11 @@ Vec16<T> load16(const T* p, TG_HERE) {
 }
 template <class T>
 void store16(T* p, const Vec16<T>& v, TG_HERE) {
-  machine::store_vector(p, &v, file, line);
+  machine::store_vector(p, &v, 16, file, line);
+}
+inline void store8(float* p, float first, float second, TG_HERE) {
+  const float both[2] = {first, second};
+  machine::store_vector(p, both, 8, file, line);
 }
 
 inline void __syncthreads(TG_HERE) { machine::barrier(file, line); }

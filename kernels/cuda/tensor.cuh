@@ -17,8 +17,7 @@
 //     kAlongDepth       a row is contiguous along the depth. Shared memory holds rows of 32 depths = 8 chunks of 16 bytes, chunk c of row r
 //                       at place c ^ (r % 8): eight threads fill one row, ldmatrix takes one chunk of eight rows: every bank once.
 //     else (across)     neighbours in memory are rows of one depth. Shared memory holds 32 lines of kRows numbers, row r of depth e at
-//     place
-//                       r ^ (e % 4 * 8). ldmatrix cannot turn 32-bit numbers; a warp loads 8 rows at 4 depths: every bank once.
+//                       place r ^ (e % 4 * 8). ldmatrix cannot turn 32-bit numbers; a warp loads 8 rows at 4 depths: every bank once.
 //
 // kVector: four numbers lie together and are copied by 16 bytes, past L1; else four copies of 4 bytes, threads turned against each other by
 // lane / 8 so that their writes meet all banks (the stem's 3 channels, a head's 2 classes). What lies beyond rows, depth or picture is
@@ -239,13 +238,7 @@ __device__ __forceinline__ void for_each_pair(const float (&sums)[2][4][4], cons
 
 /// To p and p + 1, as one where `wide`: both are there and p is a multiple of 8 bytes.
 __device__ __forceinline__ void store_pair(float* p, bool second, bool wide, float v0, float v1) {
-  struct alignas(8) Pair {
-    float v[2];
-  };
-  if (wide) {
-    *reinterpret_cast<Pair*>(p) = {{v0, v1}};
-    return;
-  }
+  if (wide) return store8(p, v0, v1);
   p[0] = v0;
   if (second) p[1] = v1;
 }

@@ -146,7 +146,7 @@ TOMOGRAD_INLINE void* dynamic_shared();
 TOMOGRAD_INLINE void touch(const void* address, std::size_t bytes, Touch, const char* file, int line);
 /// A vector of 16 bytes at once. `to` or `from`, the other one, is the thread's own.
 TOMOGRAD_INLINE void load_vector(void* to, const void* from, const char* file, int line);
-TOMOGRAD_INLINE void store_vector(void* to, const void* from, const char* file, int line);
+TOMOGRAD_INLINE void store_vector(void* to, const void* from, std::size_t bytes, const char* file, int line);  // 8 or 16
 TOMOGRAD_INLINE void fence(const char* file, int line);
 // cp.async: bytes (4, 8, 16) from global to shared memory, of which the first source_bytes are read and the others 0; in groups.
 TOMOGRAD_INLINE void copy_async(void* to, const void* from, int bytes, int source_bytes, const char* file, int line);

@@ -525,10 +525,13 @@ TOMOGRAD_INLINE void load_vector(void* to, const void* from, const char* file, i
   touch(from, 16, Touch::read, file, line);
   std::memcpy(to, from, 16);
 }
-TOMOGRAD_INLINE void store_vector(void* to, const void* from, const char* file, int line) {
-  if (reinterpret_cast<std::uintptr_t>(to) % 16) defect("a 16-byte store to an address that is not a multiple of 16", file, line);
-  touch(to, 16, Touch::write, file, line);
-  std::memcpy(to, from, 16);
+TOMOGRAD_INLINE void store_vector(void* to, const void* from, std::size_t bytes, const char* file, int line) {
+  if (reinterpret_cast<std::uintptr_t>(to) % bytes)
+    defect(bytes == 16 ? "a 16-byte store to an address that is not a multiple of 16"
+                       : "an 8-byte store to an address that is not a multiple of 8",
+           file, line);
+  touch(to, bytes, Touch::write, file, line);
+  std::memcpy(to, from, bytes);
 }
 TOMOGRAD_INLINE void fence(const char* file, int line) {
 #if TG_SIMT_SWITCH

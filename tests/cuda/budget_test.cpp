@@ -165,8 +165,8 @@ TEST_F(CudaBudget, PromisedInstructions) {
                                         "cp.async.ca.shared.global",
                                         "cvt.rna.tf32.f32",
                                         "cvt.rn.bf16.f32"};
-  auto with_ldmatrix = tensor;  // not for operands that lie across the depth
-  with_ldmatrix.push_back("ldmatrix.sync.aligned.m8n8.x4");
+  auto with_ldmatrix = tensor;  // not for operands that lie across the depth, whose results do not lie in pairs
+  with_ldmatrix.insert(with_ldmatrix.end(), {"ldmatrix.sync.aligned.m8n8.x4", "st.global.v2.f32"});
   const std::map<std::string, std::vector<std::string>> promised{
       {"conv2d_kernel", {"ld.global.v4.f32", "fma.rn.f32"}},
       {"conv2d_tensor_kernel", with_ldmatrix},

@@ -109,6 +109,7 @@ __global__ void barrier_against_shuffle_kernel() {
 
 __global__ void misaligned_kernel(const float* x, float* y) { store16(y, load16(x)); }
 constexpr int kMisalignedLine = __LINE__ - 1;
+__global__ void pair_kernel(float* y) { store8(y, 1, 2); }
 
 __global__ void second_block_exits_kernel() {
   if (blockIdx.x >= 2 && threadIdx.x == 7) return;
@@ -283,6 +284,10 @@ TEST_F(Machine, ReportsMisalignedVectors) {
   EXPECT_TRUE(contains(simt::last_error(), here(simt::kMisalignedLine))) << simt::last_error();
   ASSERT_EQ(launch<simt::misaligned_kernel>(shape(1, 1), ctx.get(), x, y + 2), kTgDeviceError);
   EXPECT_TRUE(contains(simt::last_error(), "16-byte store")) << simt::last_error();
+  EXPECT_EQ(launch<simt::pair_kernel>(shape(1, 1), ctx.get(), y + 2), kTgOk);
+  EXPECT_EQ(y[3], 2);
+  ASSERT_EQ(launch<simt::pair_kernel>(shape(1, 1), ctx.get(), y + 1), kTgDeviceError);
+  EXPECT_TRUE(contains(simt::last_error(), "8-byte store")) << simt::last_error();
 }
 
 TEST_F(Machine, ReportsTheFirstBadBlockWhateverTheOrder) {
