@@ -6,6 +6,9 @@
 #include "everything.hpp"
 
 #include <gtest/gtest.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #include <algorithm>
 #include <cmath>
@@ -263,6 +266,86 @@ TEST(SimtKernels, Conv2dEpilogue) {
         check_conv(c);
       }
 }
+
+#if defined(__linux__)
+/// Numbers that the system need not have: 0 until they are written.
+class Sparse {
+ public:
+  explicit Sparse(std::int64_t count) : bytes_(static_cast<std::size_t>(count) * sizeof(float)) {
+    void* const p = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p != MAP_FAILED) data_ = static_cast<float*>(p);
+  }
+  ~Sparse() {
+    if (data_) munmap(data_, bytes_);
+  }
+  Sparse(const Sparse&) = delete;
+  Sparse& operator=(const Sparse&) = delete;
+  float* data() const { return data_; }
+
+ private:
+  std::size_t bytes_;
+  float* data_ = nullptr;
+};
+
+// A picture of 6.4 * 10^9 numbers, of which windows far apart read 144.
+TEST(SimtKernels, IndicesBeyond32Bits) {
+  constexpr std::int64_t kSide = 40000, kChannels = 4, kStride = 19999, kOut = 3, kTaps = 2;
+  const Sparse x(kSide * kSide * kChannels);
+  if (!x.data()) GTEST_SKIP() << "no 26 GB of addresses here";
+  const auto at = [](std::int64_t p, std::int64_t r) { return p * kStride + r; };
+  const auto values = numbers<float>(kOut * kOut * kTaps * kTaps * kChannels, 1);
+  auto next = values.begin();
+  for (std::int64_t p = 0; p < kOut; ++p)
+    for (std::int64_t q = 0; q < kOut; ++q)
+      for (std::int64_t r = 0; r < kTaps; ++r)
+        for (std::int64_t s = 0; s < kTaps; ++s)
+          for (std::int64_t c = 0; c < kChannels; ++c) x.data()[(at(p, r) * kSide + at(q, s)) * kChannels + c] = *next++;
+  const auto value = [&](std::int64_t pixel, std::int64_t tap, std::int64_t c) {
+    return double(values[(pixel * 4 + tap) * kChannels + c]);
+  };
+  const TestContext ctx(1);
+  for (const std::int64_t groups : {1, 4})
+    for (const tg_conv_algorithm algorithm : {kTgConvAuto, kTgConvTf32}) {
+      SCOPED_TRACE(std::to_string(groups) + " groups, algorithm " + std::to_string(algorithm));
+      tg_conv_desc d = conv(1, kSide, kSide, kChannels, kChannels, kTaps, kTaps, kStride, 0, 1, groups).d;
+      d.algorithm = algorithm;
+      ASSERT_EQ(d.p, kOut);
+      const std::int64_t cg = kChannels / groups;
+      const auto w = numbers<float>(kChannels * 4 * cg, 2), dy = numbers<float>(kOut * kOut * kChannels, 3);
+      std::vector<float> y(dy.size()), dw(w.size());
+      const tg_conv_args args{x.data(), w.data(), nullptr, nullptr, y.data(), nullptr, nullptr};
+      ASSERT_EQ(table().conv2d(&d, &args, ctx.get()), kTgOk) << table().last_error();
+      ASSERT_EQ(table().conv2d_grad_filter(&d, x.data(), dy.data(), dw.data(), ctx.get()), kTgOk) << table().last_error();
+      const double tolerance = algorithm == kTgConvTf32 ? 1e-2 : 1e-5;
+      for (std::int64_t k = 0; k < kChannels; ++k)
+        for (std::int64_t pixel = 0; pixel < kOut * kOut; ++pixel) {
+          double sum = 0;
+          for (std::int64_t i = 0; i < 4 * cg; ++i) sum += value(pixel, i / cg, k / cg * cg + i % cg) * double(w[k * 4 * cg + i]);
+          EXPECT_NEAR(double(y[pixel * kChannels + k]), sum, tolerance) << pixel << ", " << k;
+        }
+      for (std::int64_t i = 0; i < std::int64_t(w.size()); ++i) {
+        const std::int64_t k = i / (4 * cg), tap = i / cg % 4, c = k / cg * cg + i % cg;
+        double sum = 0;
+        for (std::int64_t pixel = 0; pixel < kOut * kOut; ++pixel) sum += value(pixel, tap, c) * double(dy[pixel * kChannels + k]);
+        EXPECT_NEAR(double(dw[i]), sum, tolerance) << i;
+      }
+    }
+  const tg_pool_desc d{1, kSide, kSide, kChannels, kTaps, kTaps, kOut, kOut, kStride, kStride, 0, 0, 0, 0, 0, kTgFloat32};
+  std::vector<float> y(kOut * kOut * kChannels);
+  ASSERT_EQ(table().max_pool(&d, x.data(), y.data(), nullptr, ctx.get()), kTgOk) << table().last_error();
+  for (std::int64_t i = 0; i < std::int64_t(y.size()); ++i) {
+    double largest = -INFINITY;
+    for (std::int64_t tap = 0; tap < 4; ++tap) largest = std::max(largest, value(i / kChannels, tap, i % kChannels));
+    EXPECT_EQ(double(y[i]), largest) << i;
+  }
+  tg_copy_desc corners{};
+  corners.dims = 2, corners.size[0] = kOut, corners.size[1] = kChannels, corners.dtype = kTgFloat32;
+  corners.src_stride[0] = (kStride * kSide + kStride) * kChannels, corners.dst_stride[0] = kChannels;
+  corners.src_stride[1] = corners.dst_stride[1] = 1;
+  ASSERT_EQ(table().copy(&corners, x.data(), y.data(), ctx.get()), kTgOk) << table().last_error();
+  for (std::int64_t i = 0; i < kOut * kChannels; ++i) EXPECT_EQ(double(y[i]), value(i / kChannels * 4, 0, i % kChannels)) << i;
+}
+#endif
 
 TEST(SimtKernels, SayWhatTheyDoNotHave) {
   const TestContext ctx(1);
