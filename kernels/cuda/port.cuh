@@ -111,9 +111,18 @@ inline char* error_text() {
 }
 inline const char* last_error() { return error_text(); }
 
+/// What a kernel did wrong is known later, to whoever asks next.
+inline bool of_an_earlier_kernel(cudaError_t e) {
+  return e == cudaErrorIllegalAddress || e == cudaErrorMisalignedAddress || e == cudaErrorInvalidAddressSpace || e == cudaErrorInvalidPc ||
+         e == cudaErrorIllegalInstruction || e == cudaErrorHardwareStackError || e == cudaErrorLaunchTimeout || e == cudaErrorLaunchFailure;
+}
+
 inline tg_status check(std::string_view what, cudaError_t e) {
   if (e == cudaSuccess) return kTgOk;
-  std::snprintf(error_text(), 256, "%.*s: %s (%s)", static_cast<int>(what.size()), what.data(), cudaGetErrorString(e), cudaGetErrorName(e));
+  cudaGetLastError();  // told here, and not the next launch's fault
+  std::snprintf(error_text(), 256, "%.*s: %s (%s)%s", static_cast<int>(what.size()), what.data(), cudaGetErrorString(e),
+                cudaGetErrorName(e),
+                of_an_earlier_kernel(e) ? ", in this or an earlier kernel; CUDA_LAUNCH_BLOCKING=1 tells in which" : "");
   return kTgDeviceError;
 }
 
