@@ -49,13 +49,16 @@ inline void add_kernels(CLI::App& app, Shared& s) {
       ->capture_default_str()
       ->check(CLI::IsMember({"own", "vendor"}));
 }
+inline void add_precision(CLI::App& app, Shared& s) {
+  app.add_option("--precision", s.precision, "Factors of convolutions and products on a GPU; the CPU always computes in fp32")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"fp32", "tf32", "bf16"}));
+}
 inline void add_device(CLI::App& app, Shared& s) {
   app.add_option("--device", s.device, "What computes: cpu or cuda ('tomograd devices' lists what is there)")
       ->capture_default_str()
       ->check(CLI::IsMember({"cpu", "cuda"}));
-  app.add_option("--precision", s.precision, "Factors of convolutions and products on a GPU; the CPU always computes in fp32")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"fp32", "tf32", "bf16"}));
+  add_precision(app, s);
   add_kernels(app, s);
 }
 /// What --device and --kernels name. Throws Error with the reason where it is not there.

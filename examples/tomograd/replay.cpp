@@ -145,6 +145,7 @@ Command add_replay(CLI::App& app) {
   sub->add_option("--layout", o->layout, "Layout of the .npy")->capture_default_str()->check(CLI::IsMember({"nchw", "nhwc"}));
   sub->add_option("--out", o->file, "File to write (default: layerN.replay)");
   cli::add_seed(*sub, *o);
+  cli::add_precision(*sub, *o);  // `run` has that of the file
   add_device(*sub);
   (*commands)[sub] = [o] { return dump(*o); };
   sub = app.add_subcommand("run", "Compute a layer from its file again, and print the difference");
