@@ -16,8 +16,8 @@
 
 namespace tomograd_test {
 
-/// Under TSan a switch of fibers costs microseconds: fewer orders there, or the tests take minutes.
-constexpr bool kSlow = TOMOGRAD_TEST_TSAN;
+/// Under a sanitizer a switch of fibers costs microseconds: fewer orders there, or the tests take minutes.
+constexpr bool kSlow = TOMOGRAD_TEST_TSAN || TOMOGRAD_TEST_ASAN;
 
 inline std::vector<int> worker_counts() { return kSlow ? std::vector<int>{5} : std::vector<int>{1, 2, 5}; }
 
