@@ -92,6 +92,18 @@ void add_passes() {
     time(state, {0, 4.0 * static_cast<double>(in + out)}, 0,
          [&](tg_ctx* ctx) { return table().max_pool(&pool, x.get(), y.get(), nullptr, ctx); });
   });
+  bench::add("max_pool with places 3x3/2 16x112x112x64", [=](benchmark::State& state) {
+    const Floats x = floats(in), y = floats(out);
+    std::vector<std::uint8_t> places(static_cast<std::size_t>(out));
+    time(state, {0, 4.0 * static_cast<double>(in + out) + static_cast<double>(out)}, 0,
+         [&](tg_ctx* ctx) { return table().max_pool(&pool, x.get(), y.get(), places.data(), ctx); });
+  });
+  bench::add("max_pool_grad 3x3/2 16x112x112x64", [=](benchmark::State& state) {
+    const Floats dy = floats(out), dx = floats(in);
+    const std::vector<std::uint8_t> places(static_cast<std::size_t>(out), 4);
+    time(state, {0, 4.0 * static_cast<double>(in + out) + static_cast<double>(out)}, 0,
+         [&](tg_ctx* ctx) { return table().max_pool_grad(&pool, dy.get(), places.data(), dx.get(), ctx); });
+  });
   const std::int64_t parameters = 25557032;
   bench::add("sgd with momentum, 25.6 M", [=](benchmark::State& state) {
     const Floats p = floats(parameters), g = floats(parameters), buffer = floats(parameters);

@@ -17,7 +17,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define TG_KERNELS_VERSION 5
+#define TG_KERNELS_VERSION 6
 #define TG_MAX_DIMS 6
 
 typedef enum tg_status { kTgOk = 0, kTgUnsupported, kTgDeviceError } tg_status;
@@ -190,6 +190,9 @@ typedef struct tg_pool_desc {
   tg_dtype dtype;
 } tg_pool_desc;
 
+/* Windows of at most so many places (r*s) have their maximum's place in a byte, larger ones in an int32. */
+#define TG_POOL_BYTE_PLACES 256
+
 /* ---- batch norm ----------------------------------------------------------------------------------------------------------- */
 
 typedef struct tg_batch_norm_desc {
@@ -300,9 +303,10 @@ typedef struct tg_kernels {
   tg_status (*conv2d_grad_filter)(const tg_conv_desc*, const void* x, const void* dy, void* dfilter, const tg_ctx*);
   tg_status (*matmul)(const tg_matmul_desc*, const void* a, const void* b, void* c, const tg_ctx*);
 
-  /* indices: int32 h*W+w of the maximum inside its image, like y; may be NULL in the forward pass. dx is overwritten. */
-  tg_status (*max_pool)(const tg_pool_desc*, const void* x, void* y, int32_t* indices, const tg_ctx*);
-  tg_status (*max_pool_grad)(const tg_pool_desc*, const void* dy, const int32_t* indices, void* dx, const tg_ctx*);
+  /* places: where in its window each maximum is, row*S + column, like y; uint8 or int32, see TG_POOL_BYTE_PLACES. May be NULL in the
+     forward pass. dx is overwritten. */
+  tg_status (*max_pool)(const tg_pool_desc*, const void* x, void* y, void* places, const tg_ctx*);
+  tg_status (*max_pool_grad)(const tg_pool_desc*, const void* dy, const void* places, void* dx, const tg_ctx*);
   tg_status (*avg_pool)(const tg_pool_desc*, const void* x, void* y, const tg_ctx*);
   tg_status (*avg_pool_grad)(const tg_pool_desc*, const void* dy, void* dx, const tg_ctx*);
 

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT
 // Copyright The tomograd authors
 //
-// Max and average pooling.   x (N,H,W,C), y and indices (N,P,Q,C)   lanes run over C
+// Max and average pooling.   x (N,H,W,C), y and places (N,P,Q,C)   lanes run over C
 // Gradients gather: each input pixel adds up the windows that hold it, p then q ascending, so no two workers write one place.
 
-// One window along one axis: [begin, end) inside the input, `padded` places inside the padded input.
+// One window along one axis: it starts at `from`, [begin, end) of it are inside the input, `padded` places inside the padded input.
 struct PoolWindow {
-  int64_t begin, end, padded;
+  int64_t from, begin, end, padded;
 };
 TG_FORCEINLINE PoolWindow pool_window(int64_t p, int64_t stride, int64_t pad, int64_t pad_end, int64_t window, int64_t size) noexcept {
   const int64_t from = p * stride - pad, to = min(from + window, size + pad_end);
-  return {max(from, 0), min(to, size), to - from};
+  return {from, max(from, 0), min(to, size), to - from};
 }
 TG_FORCEINLINE PoolWindow pool_rows(const tg_pool_desc& d, int64_t p) noexcept {
   return pool_window(p, d.stride_h, d.pad_top, d.pad_bottom, d.r, d.h);
@@ -32,11 +32,10 @@ TG_FORCEINLINE float pool_divisor(const tg_pool_desc& d, const PoolWindow& rows,
   return static_cast<float>(d.count_include_pad ? rows.padded * cols.padded : (rows.end - rows.begin) * (cols.end - cols.begin));
 }
 
-inline tg_status max_pool(const tg_pool_desc* d, const void* x_, void* y_, int32_t* indices, const tg_ctx* ctx) noexcept {
-  if (d->dtype != kTgFloat32) return kTgUnsupported;
-  const float* x = static_cast<const float*>(x_);
-  float* y = static_cast<float*>(y_);
+template <class Place>
+inline void max_pool_with(const tg_pool_desc* d, const float* x, float* y, Place* places, const tg_ctx* ctx) noexcept {
   const int64_t c = d->c;
+  const auto window_row = static_cast<int32_t>(d->s);
   parallel_ranges(ctx, d->n * d->p, d->q * c * d->stride_w, [=](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const PoolWindow rows = pool_rows(*d, row % d->p);
@@ -44,7 +43,7 @@ inline tg_status max_pool(const tg_pool_desc* d, const void* x_, void* y_, int32
       for (int64_t q = 0; q < d->q; ++q) {
         const PoolWindow cols = pool_cols(*d, q);
         const int64_t to = (row * d->q + q) * c;
-        if (indices == nullptr) {
+        if (places == nullptr) {
           for_lanes(c, [&](int64_t j, auto tail) TG_LAMBDA {
             V best = V::all(-kInfinity);
             for (int64_t h = rows.begin; h < rows.end; ++h) {
@@ -58,30 +57,41 @@ inline tg_status max_pool(const tg_pool_desc* d, const void* x_, void* y_, int32
           });
           continue;
         }
+        const auto first = static_cast<int32_t>((rows.begin - rows.from) * d->s + cols.begin - cols.from);
         for_lanes(c, [&](int64_t j, auto tail) TG_LAMBDA {
           V best = V::all(-kInfinity);
-          I place = I::all(static_cast<int32_t>(rows.begin * d->w + cols.begin));
-          for (int64_t h = rows.begin; h < rows.end; ++h) {
-            for (int64_t w = cols.begin; w < cols.end; ++w) {
+          I place = I::all(first);
+          int32_t row_place = first;
+          for (int64_t h = rows.begin; h < rows.end; ++h, row_place += window_row) {
+            int32_t here = row_place;
+            for (int64_t w = cols.begin; w < cols.end; ++w, ++here) {
               const V v = V::load(image + (h * d->w + w) * c + j, tail);
               const Mask better = (v > best) | (v != v);
               best = select(better, v, best);
-              place = select(better, I::all(static_cast<int32_t>(h * d->w + w)), place);
+              place = select(better, I::all(here), place);
             }
           }
           best.store(y + to + j, tail);
-          place.store(indices + to + j, tail);
+          place.store(places + to + j, tail);
         });
       }
     }
   });
+}
+inline tg_status max_pool(const tg_pool_desc* d, const void* x_, void* y_, void* places, const tg_ctx* ctx) noexcept {
+  if (d->dtype != kTgFloat32) return kTgUnsupported;
+  const float* x = static_cast<const float*>(x_);
+  float* y = static_cast<float*>(y_);
+  if (d->r * d->s <= TG_POOL_BYTE_PLACES) {
+    max_pool_with(d, x, y, static_cast<uint8_t*>(places), ctx);
+  } else {
+    max_pool_with(d, x, y, static_cast<int32_t*>(places), ctx);
+  }
   return kTgOk;
 }
 
-inline tg_status max_pool_grad(const tg_pool_desc* d, const void* dy_, const int32_t* indices, void* dx_, const tg_ctx* ctx) noexcept {
-  if (d->dtype != kTgFloat32) return kTgUnsupported;
-  const float* dy = static_cast<const float*>(dy_);
-  float* dx = static_cast<float*>(dx_);
+template <class Place>
+inline void max_pool_grad_with(const tg_pool_desc* d, const float* dy, const Place* places, float* dx, const tg_ctx* ctx) noexcept {
   const int64_t c = d->c;
   parallel_ranges(ctx, d->n * d->h, d->w * c, [=](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
@@ -89,13 +99,17 @@ inline tg_status max_pool_grad(const tg_pool_desc* d, const void* dy_, const int
       const PoolRange p = pool_holders(h, d->stride_h, d->pad_top, d->r, d->p);
       for (int64_t w = 0; w < d->w; ++w) {
         const PoolRange q = pool_holders(w, d->stride_w, d->pad_left, d->s, d->q);
-        const I here = I::all(static_cast<int32_t>(h * d->w + w));
+        // Where the pixel is in the first window that holds it; in later ones it is further to the top and left.
+        const int64_t first = (h + d->pad_top - p.begin * d->stride_h) * d->s + w + d->pad_left - q.begin * d->stride_w;
+        const I down = I::all(static_cast<int32_t>(d->stride_h * d->s)), right = I::all(static_cast<int32_t>(d->stride_w));
         for_lanes(c, [&](int64_t j, auto tail) TG_LAMBDA {
           V acc = V::zero();
-          for (int64_t pp = p.begin; pp < p.end; ++pp) {
-            for (int64_t qq = q.begin; qq < q.end; ++qq) {
+          I row_place = I::all(static_cast<int32_t>(first));
+          for (int64_t pp = p.begin; pp < p.end; ++pp, row_place = row_place - down) {
+            I here = row_place;
+            for (int64_t qq = q.begin; qq < q.end; ++qq, here = here - right) {
               const int64_t from = ((n * d->p + pp) * d->q + qq) * c + j;
-              acc = acc + select(I::load(indices + from, tail) == here, V::load(dy + from, tail), V::zero());
+              acc = acc + select(I::load(places + from, tail) == here, V::load(dy + from, tail), V::zero());
             }
           }
           acc.store(dx + (row * d->w + w) * c + j, tail);
@@ -103,6 +117,16 @@ inline tg_status max_pool_grad(const tg_pool_desc* d, const void* dy_, const int
       }
     }
   });
+}
+inline tg_status max_pool_grad(const tg_pool_desc* d, const void* dy_, const void* places, void* dx_, const tg_ctx* ctx) noexcept {
+  if (d->dtype != kTgFloat32) return kTgUnsupported;
+  const float* dy = static_cast<const float*>(dy_);
+  float* dx = static_cast<float*>(dx_);
+  if (d->r * d->s <= TG_POOL_BYTE_PLACES) {
+    max_pool_grad_with(d, dy, static_cast<const uint8_t*>(places), dx, ctx);
+  } else {
+    max_pool_grad_with(d, dy, static_cast<const int32_t*>(places), dx, ctx);
+  }
   return kTgOk;
 }
 

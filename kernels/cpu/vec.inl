@@ -2,7 +2,8 @@
 // Copyright The tomograd authors
 //
 // The vector interface all CPU kernels are written against. Included once per instruction set, inside a target region, by all.inl:
-// V is a vector of kLanes floats, Mask the result of a comparison, Tail the first lanes of a last, partial vector, I a vector of int32.
+// V is a vector of kLanes floats, Mask the result of a comparison, Tail the first lanes of a last, partial vector, I a vector of int32;
+// in memory its numbers may be bytes (low bits stored, zeros above them loaded).
 //
 // Equal bits: every operation gives the same bits per lane on every instruction set (NaN payloads excepted). g++ contracts a*b+c into one
 // rounding where the target has FMA and not elsewhere, so a plain product must never feed a sum or difference: write fma, fnma or fms.
@@ -48,6 +49,12 @@ struct I {
   static TG_FORCEINLINE I all(int32_t x) noexcept { return {_mm512_set1_epi32(x)}; }
   TG_FORCEINLINE void store(int32_t* p, Full) const noexcept { _mm512_storeu_si512(p, v); }
   TG_FORCEINLINE void store(int32_t* p, Tail t) const noexcept { _mm512_mask_storeu_epi32(p, t.m, v); }
+  static TG_FORCEINLINE I load(const uint8_t* p, Full) noexcept { return load(p, Tail(kLanes)); }
+  static TG_FORCEINLINE I load(const uint8_t* p, Tail t) noexcept {
+    return {_mm512_maskz_cvtepu8_epi32(0xffff, _mm_maskz_loadu_epi8(t.m, p))};
+  }
+  TG_FORCEINLINE void store(uint8_t* p, Full) const noexcept { store(p, Tail(kLanes)); }
+  TG_FORCEINLINE void store(uint8_t* p, Tail t) const noexcept { _mm512_mask_cvtepi32_storeu_epi8(p, t.m, v); }
 };
 TG_FORCEINLINE V operator+(V a, V b) noexcept { return {_mm512_add_ps(a.v, b.v)}; }
 TG_FORCEINLINE V operator-(V a, V b) noexcept { return {_mm512_sub_ps(a.v, b.v)}; }
@@ -71,6 +78,7 @@ TG_FORCEINLINE Mask operator>(V a, V b) noexcept { return {_mm512_cmp_ps_mask(a.
 TG_FORCEINLINE Mask operator>=(V a, V b) noexcept { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ)}; }
 TG_FORCEINLINE Mask operator==(V a, V b) noexcept { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ)}; }
 TG_FORCEINLINE Mask operator!=(V a, V b) noexcept { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_NEQ_UQ)}; }
+TG_FORCEINLINE I operator-(I a, I b) noexcept { return {_mm512_sub_epi32(a.v, b.v)}; }
 TG_FORCEINLINE Mask operator==(I a, I b) noexcept { return {_mm512_cmpeq_epi32_mask(a.v, b.v)}; }
 TG_FORCEINLINE Mask operator|(Mask a, Mask b) noexcept { return {static_cast<__mmask16>(a.m | b.m)}; }
 TG_FORCEINLINE Mask operator&(Mask a, Mask b) noexcept { return {static_cast<__mmask16>(a.m & b.m)}; }
@@ -108,6 +116,7 @@ struct Tail {
                                                                 : remaining < 0 ? 0
                                                                                 : remaining)),
                              _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))) {}
+  TG_FORCEINLINE int bits() const noexcept { return _mm256_movemask_ps(_mm256_castsi256_ps(m)); }
 };
 struct V {
   __m256 v;
@@ -129,6 +138,24 @@ struct I {
   static TG_FORCEINLINE I all(int32_t x) noexcept { return {_mm256_set1_epi32(x)}; }
   TG_FORCEINLINE void store(int32_t* p, Full) const noexcept { _mm256_storeu_si256(static_cast<__m256i*>(static_cast<void*>(p)), v); }
   TG_FORCEINLINE void store(int32_t* p, Tail t) const noexcept { _mm256_maskstore_epi32(p, t.m, v); }
+  static TG_FORCEINLINE I load(const uint8_t* p, Full) noexcept {
+    return {_mm256_cvtepu8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(static_cast<const void*>(p))))};
+  }
+  static TG_FORCEINLINE I load(const uint8_t* p, Tail t) noexcept {
+    uint8_t all[kLanes] = {};
+    for (int i = 0; t.bits() >> i != 0; ++i) all[i] = p[i];
+    return load(all, Full());
+  }
+  TG_FORCEINLINE void store(uint8_t* p, Full) const noexcept {
+    const __m256i low = _mm256_shuffle_epi8(v, _mm256_set1_epi32(0x0c080400));  // the four bytes of each half, everywhere in it
+    const __m128i both = _mm_unpacklo_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1));
+    _mm_storel_epi64(static_cast<__m128i*>(static_cast<void*>(p)), both);
+  }
+  TG_FORCEINLINE void store(uint8_t* p, Tail t) const noexcept {
+    uint8_t all[kLanes];
+    store(all, Full());
+    for (int i = 0; t.bits() >> i != 0; ++i) p[i] = all[i];
+  }
 };
 TG_FORCEINLINE V operator+(V a, V b) noexcept { return {_mm256_add_ps(a.v, b.v)}; }
 TG_FORCEINLINE V operator-(V a, V b) noexcept { return {_mm256_sub_ps(a.v, b.v)}; }
@@ -151,6 +178,7 @@ TG_FORCEINLINE Mask operator>(V a, V b) noexcept { return {_mm256_cmp_ps(a.v, b.
 TG_FORCEINLINE Mask operator>=(V a, V b) noexcept { return {_mm256_cmp_ps(a.v, b.v, _CMP_GE_OQ)}; }
 TG_FORCEINLINE Mask operator==(V a, V b) noexcept { return {_mm256_cmp_ps(a.v, b.v, _CMP_EQ_OQ)}; }
 TG_FORCEINLINE Mask operator!=(V a, V b) noexcept { return {_mm256_cmp_ps(a.v, b.v, _CMP_NEQ_UQ)}; }
+TG_FORCEINLINE I operator-(I a, I b) noexcept { return {_mm256_sub_epi32(a.v, b.v)}; }
 TG_FORCEINLINE Mask operator==(I a, I b) noexcept { return {_mm256_castsi256_ps(_mm256_cmpeq_epi32(a.v, b.v))}; }
 TG_FORCEINLINE Mask operator|(Mask a, Mask b) noexcept { return {_mm256_or_ps(a.m, b.m)}; }
 TG_FORCEINLINE Mask operator&(Mask a, Mask b) noexcept { return {_mm256_and_ps(a.m, b.m)}; }
@@ -207,6 +235,12 @@ struct I {
   TG_FORCEINLINE void store(int32_t* p, Tail t) const noexcept {
     if (t.m) *p = v;
   }
+  static TG_FORCEINLINE I load(const uint8_t* p, Full) noexcept { return {*p}; }
+  static TG_FORCEINLINE I load(const uint8_t* p, Tail t) noexcept { return {t.m ? *p : 0}; }
+  TG_FORCEINLINE void store(uint8_t* p, Full) const noexcept { *p = static_cast<uint8_t>(v); }
+  TG_FORCEINLINE void store(uint8_t* p, Tail t) const noexcept {
+    if (t.m) *p = static_cast<uint8_t>(v);
+  }
 };
 TG_FORCEINLINE V operator+(V a, V b) noexcept { return {a.v + b.v}; }
 TG_FORCEINLINE V operator-(V a, V b) noexcept { return {a.v - b.v}; }
@@ -227,6 +261,7 @@ TG_FORCEINLINE Mask operator>(V a, V b) noexcept { return {a.v > b.v}; }
 TG_FORCEINLINE Mask operator>=(V a, V b) noexcept { return {a.v >= b.v}; }
 TG_FORCEINLINE Mask operator==(V a, V b) noexcept { return {a.v == b.v}; }
 TG_FORCEINLINE Mask operator!=(V a, V b) noexcept { return {a.v != b.v}; }
+TG_FORCEINLINE I operator-(I a, I b) noexcept { return {a.v - b.v}; }
 TG_FORCEINLINE Mask operator==(I a, I b) noexcept { return {a.v == b.v}; }
 TG_FORCEINLINE Mask operator|(Mask a, Mask b) noexcept { return {a.m || b.m}; }
 TG_FORCEINLINE Mask operator&(Mask a, Mask b) noexcept { return {a.m && b.m}; }

@@ -45,7 +45,7 @@ tg_status for_floating(tg_dtype dtype, const F& f) {
 // ---- a few numbers that lie together -------------------------------------------------------------------------------------------
 
 template <class T, int kLanes>
-struct Lanes {
+struct alignas(kLanes * sizeof(T)) Lanes {
   T lane[kLanes];
 };
 template <int kLanes, class T>
@@ -54,6 +54,8 @@ __device__ __forceinline__ Lanes<T, kLanes> load_lanes(const T* p) {
   if constexpr (kLanes * sizeof(T) == 16) {
     const Vec16<T> w = load16(p);
     for (int l = 0; l < kLanes; ++l) v.lane[l] = w.lane[l];
+  } else if constexpr (sizeof(T) == 1) {
+    v = *reinterpret_cast<const Lanes<T, kLanes>*>(p);
   } else {
     for (int l = 0; l < kLanes; ++l) v.lane[l] = p[l];
   }
@@ -65,6 +67,8 @@ __device__ __forceinline__ void store_lanes(T* p, const Lanes<T, kLanes>& v) {
     Vec16<T> w;
     for (int l = 0; l < kLanes; ++l) w.lane[l] = v.lane[l];
     store16(p, w);
+  } else if constexpr (sizeof(T) == 1) {
+    *reinterpret_cast<Lanes<T, kLanes>*>(p) = v;
   } else {
     for (int l = 0; l < kLanes; ++l) p[l] = v.lane[l];
   }

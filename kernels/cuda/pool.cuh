@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 // Copyright The tomograd authors
 //
-// Max and average pooling and their gradients.   x (N,H,W,C), y and indices (N,P,Q,C)   float32, float64
+// Max and average pooling and their gradients.   x (N,H,W,C), y and places (N,P,Q,C)   float32, float64
 // One thread makes one output, of 16 bytes of channels where C allows; neighbouring threads have neighbouring channels, so every access
 // is coalesced. Gradients gather: each input pixel sums, in order, over the few windows that hold it: no atomics, no zeroing before.
-// Bound by memory: x is read R*S/(stride*stride) times, all but the first from the cache; indices cost 4 bytes per output.
+// Bound by memory: x is read R*S/(stride*stride) times, all but the first from the cache; places cost a byte per output.
 // An average over the whole picture is a reduction (reduce.cuh): a thread per output would leave a GPU idle.
 #pragma once
 
@@ -12,14 +12,14 @@
 
 namespace TG_KERNEL_NAMESPACE {
 
-/// One window along one axis: [begin, end) inside the input, `padded` of its places inside the padded input.
+/// One window along one axis: it starts at `from`, [begin, end) of it are inside the input, `padded` places inside the padded input.
 struct PoolWindow {
-  std::int64_t begin, end, padded;
+  std::int64_t from, begin, end, padded;
 };
 __device__ __forceinline__ PoolWindow pool_window(std::int64_t p, std::int64_t stride, std::int64_t before, std::int64_t after,
                                                   std::int64_t window, std::int64_t size) {
   const std::int64_t from = p * stride - before, to = from + window < size + after ? from + window : size + after;
-  return {from > 0 ? from : 0, to < size ? to : size, to - from};
+  return {from, from > 0 ? from : 0, to < size ? to : size, to - from};
 }
 /// The windows along one axis that reach from or over place h: [begin, end) of [0, p).
 struct PoolRange {
@@ -44,30 +44,30 @@ __device__ __forceinline__ PoolPlace pool_place(std::int64_t i, std::int64_t h, 
   return at;
 }
 
-template <class T, int kLanes>
-__global__ void max_pool_kernel(tg_pool_desc d, const T* x, T* y, std::int32_t* indices, std::int64_t count) {
+template <class T, int kLanes, class Place>
+__global__ void max_pool_kernel(tg_pool_desc d, const T* x, T* y, Place* places, std::int64_t count) {
   for (std::int64_t i = first_item(); i < count; i += item_stride()) {
     const PoolPlace at = pool_place(i, d.p, d.q, d.c / kLanes, kLanes);
     const PoolWindow rows = pool_window(at.h, d.stride_h, d.pad_top, d.pad_bottom, d.r, d.h);
     const PoolWindow cols = pool_window(at.w, d.stride_w, d.pad_left, d.pad_right, d.s, d.w);
-    const std::int64_t first = rows.begin < rows.end && cols.begin < cols.end ? rows.begin * d.w + cols.begin : -1;
+    const auto place_of = [&](std::int64_t h, std::int64_t w) { return static_cast<Place>((h - rows.from) * d.s + w - cols.from); };
     Lanes<T, kLanes> largest;
-    Lanes<std::int32_t, kLanes> index;
-    for (int l = 0; l < kLanes; ++l) largest.lane[l] = -static_cast<T>(INFINITY), index.lane[l] = static_cast<std::int32_t>(first);
+    Lanes<Place, kLanes> place;
+    for (int l = 0; l < kLanes; ++l) largest.lane[l] = -static_cast<T>(INFINITY), place.lane[l] = place_of(rows.begin, cols.begin);
     for (std::int64_t h = rows.begin; h < rows.end; ++h)
       for (std::int64_t w = cols.begin; w < cols.end; ++w) {
         const Lanes<T, kLanes> v = load_lanes<kLanes>(x + ((at.n * d.h + h) * d.w + w) * d.c + at.c);
         for (int l = 0; l < kLanes; ++l)
           if (v.lane[l] > largest.lane[l] || v.lane[l] != v.lane[l])  // the first of equals, or a NaN
-            largest.lane[l] = v.lane[l], index.lane[l] = static_cast<std::int32_t>(h * d.w + w);
+            largest.lane[l] = v.lane[l], place.lane[l] = place_of(h, w);
       }
     store_lanes<kLanes>(y + i * kLanes, largest);
-    if (indices) store_lanes<kLanes>(indices + i * kLanes, index);
+    if (places) store_lanes<kLanes>(places + i * kLanes, place);
   }
 }
 
-template <class T, int kLanes>
-__global__ void max_pool_grad_kernel(tg_pool_desc d, const T* dy, const std::int32_t* indices, T* dx, std::int64_t count) {
+template <class T, int kLanes, class Place>
+__global__ void max_pool_grad_kernel(tg_pool_desc d, const T* dy, const Place* places, T* dx, std::int64_t count) {
   for (std::int64_t i = first_item(); i < count; i += item_stride()) {
     const PoolPlace at = pool_place(i, d.h, d.w, d.c / kLanes, kLanes);
     const PoolRange rows = windows_over(at.h, d.stride_h, d.pad_top, d.r, d.p), cols = windows_over(at.w, d.stride_w, d.pad_left, d.s, d.q);
@@ -75,10 +75,11 @@ __global__ void max_pool_grad_kernel(tg_pool_desc d, const T* dy, const std::int
     for (std::int64_t p = rows.begin; p < rows.end; ++p)
       for (std::int64_t q = cols.begin; q < cols.end; ++q) {
         const std::int64_t from = ((at.n * d.p + p) * d.q + q) * d.c + at.c;
-        const Lanes<std::int32_t, kLanes> index = load_lanes<kLanes>(indices + from);
+        const std::int64_t here = (at.h + d.pad_top - p * d.stride_h) * d.s + at.w + d.pad_left - q * d.stride_w;
+        const Lanes<Place, kLanes> place = load_lanes<kLanes>(places + from);
         const Lanes<T, kLanes> g = load_lanes<kLanes>(dy + from);
         for (int l = 0; l < kLanes; ++l)
-          if (index.lane[l] == at.h * d.w + at.w) sum.lane[l] += g.lane[l];
+          if (place.lane[l] == here) sum.lane[l] += g.lane[l];
       }
     store_lanes<kLanes>(dx + i * kLanes, sum);
   }
@@ -139,20 +140,32 @@ tg_status pool_variants(const tg_pool_desc* d, std::int64_t elements, bool align
   });
 }
 
-inline tg_status max_pool(const tg_pool_desc* d, const void* x, void* y, std::int32_t* indices, const tg_ctx* ctx) {
-  if (d->h * d->w > kMostInt) return kTgUnsupported;
-  return pool_variants(d, d->n * d->p * d->q * d->c, all_aligned16(x, y, indices), [&](auto zero, auto lanes, std::int64_t count) {
-    using T = decltype(zero);
-    return launch<max_pool_kernel<T, decltype(lanes)::value>>(elementwise_launch(count), ctx, *d, static_cast<const T*>(x),
-                                                              static_cast<T*>(y), indices, count);
+/// f(place) with the type of places.
+template <class F>
+tg_status for_places(const tg_pool_desc* d, const F& f) {
+  if (d->r * d->s > kMostInt) return kTgUnsupported;
+  return d->r * d->s <= TG_POOL_BYTE_PLACES ? f(std::uint8_t{}) : f(std::int32_t{});
+}
+
+inline tg_status max_pool(const tg_pool_desc* d, const void* x, void* y, void* places, const tg_ctx* ctx) {
+  return for_places(d, [&](auto place) {
+    using Place = decltype(place);
+    return pool_variants(d, d->n * d->p * d->q * d->c, all_aligned16(x, y, places), [&](auto zero, auto lanes, std::int64_t count) {
+      using T = decltype(zero);
+      return launch<max_pool_kernel<T, decltype(lanes)::value, Place>>(elementwise_launch(count), ctx, *d, static_cast<const T*>(x),
+                                                                       static_cast<T*>(y), static_cast<Place*>(places), count);
+    });
   });
 }
 
-inline tg_status max_pool_grad(const tg_pool_desc* d, const void* dy, const std::int32_t* indices, void* dx, const tg_ctx* ctx) {
-  return pool_variants(d, d->n * d->h * d->w * d->c, all_aligned16(dy, indices, dx), [&](auto zero, auto lanes, std::int64_t count) {
-    using T = decltype(zero);
-    return launch<max_pool_grad_kernel<T, decltype(lanes)::value>>(elementwise_launch(count), ctx, *d, static_cast<const T*>(dy), indices,
-                                                                   static_cast<T*>(dx), count);
+inline tg_status max_pool_grad(const tg_pool_desc* d, const void* dy, const void* places, void* dx, const tg_ctx* ctx) {
+  return for_places(d, [&](auto place) {
+    using Place = decltype(place);
+    return pool_variants(d, d->n * d->h * d->w * d->c, all_aligned16(dy, places, dx), [&](auto zero, auto lanes, std::int64_t count) {
+      using T = decltype(zero);
+      return launch<max_pool_grad_kernel<T, decltype(lanes)::value, Place>>(elementwise_launch(count), ctx, *d, static_cast<const T*>(dy),
+                                                                            static_cast<const Place*>(places), static_cast<T*>(dx), count);
+    });
   });
 }
 

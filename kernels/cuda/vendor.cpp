@@ -10,7 +10,7 @@
 //                  filters of stride 1, linear among them
 //     cuDNN        other conv2d and gradients                NHWC, one algorithm each that is deterministic and takes NHWC:
 //                                                            IMPLICIT_PRECOMP_GEMM, BWD_DATA_ALGO_1, BWD_FILTER_ALGO_1
-//     cuDNN        max pooling without indices, average      where the padding is the same on both sides
+//     cuDNN        max pooling without places, average      where the padding is the same on both sides
 //     cuDNN        softmax and its gradient                  ACCURATE, LOG
 //
 // Not here: batch norm, as cuDNN computes in one call what the engine asks for in four pieces; gradients of pooling, which want inputs
@@ -268,10 +268,10 @@ tg_status pool_by_cudnn(const tg_pool_desc& d, cudnnPoolingMode_t mode, const vo
   return kTgOk;
 }
 
-tg_status max_pool(const tg_pool_desc* d, const void* x, void* y, std::int32_t* indices, const tg_ctx* ctx) noexcept {
+tg_status max_pool(const tg_pool_desc* d, const void* x, void* y, void* places, const tg_ctx* ctx) noexcept {
   tg_status s = kTgUnsupported;
-  if (!indices) s = guarded([&] { return pool_by_cudnn(*d, CUDNN_POOLING_MAX, x, y, ctx); });
-  return s == kTgUnsupported ? own->max_pool(d, x, y, indices, ctx) : s;
+  if (!places) s = guarded([&] { return pool_by_cudnn(*d, CUDNN_POOLING_MAX, x, y, ctx); });
+  return s == kTgUnsupported ? own->max_pool(d, x, y, places, ctx) : s;
 }
 tg_status avg_pool(const tg_pool_desc* d, const void* x, void* y, const tg_ctx* ctx) noexcept {
   const cudnnPoolingMode_t mode =

@@ -97,12 +97,17 @@ TEST_F(Goldens, Pool) {
     if (kind == 1) x[7] = std::numeric_limits<double>::quiet_NaN();
     if (kind == 2) x = mapped(x, [](double value) { return value > 0 ? value : 0; });
     const auto dy = pattern(out, 7);
-    std::vector<int32_t> index(static_cast<std::size_t>(out));
+    std::vector<uint8_t> places(static_cast<std::size_t>(out));
     Doubles &y = zeros(out), &dx = zeros(int64_t(x.size()));
-    table->max_pool(&d, x.data(), y.data(), index.data(), ctx);
+    table->max_pool(&d, x.data(), y.data(), places.data(), ctx);
     expect_golden("pool." + name + ".max", y);
-    expect_golden("pool." + name + ".index", Doubles(index.begin(), index.end()));
-    table->max_pool_grad(&d, dy.data(), index.data(), dx.data(), ctx);
+    Doubles index;  // as PyTorch counts: in the image
+    for (int64_t i = 0; i < out; ++i) {
+      const int64_t p = i / (d.q * d.c) % d.p, q = i / d.c % d.q, place = places[static_cast<std::size_t>(i)];
+      index.push_back(double((p * d.stride_h - d.pad_top + place / d.s) * d.w + q * d.stride_w - d.pad_left + place % d.s));
+    }
+    expect_golden("pool." + name + ".index", index);
+    table->max_pool_grad(&d, dy.data(), places.data(), dx.data(), ctx);
     expect_golden("pool." + name + ".dmax", dx);
     table->avg_pool(&d, x.data(), y.data(), ctx);
     expect_golden("pool." + name + ".average", y);
@@ -267,10 +272,10 @@ TEST_F(Goldens, PoolByHand) {
   const tg_pool_desc d{1, 2, 3, 1, 2, 2, 1, 2, 1, 2, 0, 0, 0, 1, 1, kTgFloat64};  // the second window hangs over on the right
   const Doubles x{1, 5, 2, 5, 3, 8}, dy{1, 10};
   Doubles y(2), dx(6);
-  std::vector<int32_t> index(2);
-  table->max_pool(&d, x.data(), y.data(), index.data(), ctx);
+  std::vector<uint8_t> places(2);
+  table->max_pool(&d, x.data(), y.data(), places.data(), ctx);
   EXPECT_EQ(y, (Doubles{5, 8}));
-  EXPECT_EQ(index, (std::vector<int32_t>{1, 5}));  // the first of two fives
+  EXPECT_EQ(places, (std::vector<uint8_t>{1, 2}));  // the first of two fives
   table->avg_pool(&d, x.data(), y.data(), ctx);
   EXPECT_EQ(y, (Doubles{14.0 / 4, 10.0 / 4}));
   table->avg_pool_grad(&d, dy.data(), dx.data(), ctx);

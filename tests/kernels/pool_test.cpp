@@ -50,6 +50,8 @@ const std::vector<Pool> kPools{
     {"ceil 3x3 stride 2", 1, 12, 12, 16, 3, 3, 2, 2, 0, 0, 0, 0, true},
     {"asymmetric", 1, 8, 7, 8, 3, 3, 2, 1, 0, 1, 1, 0},
     {"global", 2, 7, 7, 65, 7, 7, 1, 1},
+    {"as many places as a byte counts", 1, 17, 18, 21, 16, 16, 1, 2},
+    {"more places than a byte counts", 1, 20, 18, 21, 17, 16, 3, 1, 8, 0, 8, 0},
     {"stride over window", 1, 10, 11, 15, 2, 1, 3, 4},
     {"one pixel", 1, 1, 1, 3, 1, 1, 1, 1},
     {"empty batch", 0, 6, 6, 3, 2, 2, 2, 2},
@@ -60,6 +62,8 @@ std::vector<float> tied(int64_t count, uint64_t seed) {
   for (float& v : x) v = std::round(v * 2) / 2;
   return x;
 }
+
+bool in_bytes(const tg_pool_desc& d) { return d.r * d.s <= TG_POOL_BYTE_PLACES; }
 
 }  // namespace
 
@@ -80,13 +84,14 @@ TEST(MaxPool, Values) {
                     if (i % 5 == 1) values[i] = -std::numeric_limits<float>::infinity();
                   }
                 auto &x = run.input(values), &y = run.output(out);
-                auto& indices = run.template output<int32_t>(out);
-                run.call(run.table->max_pool, &d, x, y, indices);
+                void* const places =
+                    in_bytes(d) ? run.template output<uint8_t>(out).pointer() : run.template output<int32_t>(out).pointer();
+                run.call(run.table->max_pool, &d, x, y, places);
               });
 }
 
-TEST(MaxPool, WithoutIndices) {
-  conform("max_pool", "without indices", [&](auto& run) {
+TEST(MaxPool, WithoutPlaces) {
+  conform("max_pool", "without places", [&](auto& run) {
     const tg_pool_desc d = kPools[2].describe(run.dtype, 1);
     auto &x = run.input(normal(d.n * d.h * d.w * d.c, 1)), &y = run.output(d.n * d.p * d.q * d.c);
     run.call(run.table->max_pool, &d, x, y, nullptr);
@@ -102,13 +107,13 @@ TEST(MaxPool, Gradients) {
       single.dtype = kTgFloat32;
       CaseRun<float> forward(tomograd::kernels::reference_kernels(), 1);
       auto &x = forward.input(tied(count, 1)), &y = forward.output(out);
-      auto& index = forward.output<int32_t>(out);
-      forward.call(forward.table->max_pool, &single, x, y, index);
-      std::vector<int32_t> where(static_cast<std::size_t>(out));
-      if (out > 0) std::memcpy(where.data(), index.host(), index.size());
+      std::vector<uint8_t> bytes(static_cast<std::size_t>(out));
+      std::vector<int32_t> ints(static_cast<std::size_t>(out));
+      void* const found = in_bytes(d) ? static_cast<void*>(bytes.data()) : ints.data();
+      forward.call(forward.table->max_pool, &single, x, y, found);
       auto &dy = run.input(normal(out, 2)), &dx = run.output(count);
-      auto& indices = run.array(where);
-      run.call(run.table->max_pool_grad, &d, dy, indices, dx);
+      void* const places = in_bytes(d) ? run.array(bytes).pointer() : run.array(ints).pointer();
+      run.call(run.table->max_pool_grad, &d, dy, places, dx);
     });
 }
 

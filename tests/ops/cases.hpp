@@ -98,6 +98,7 @@ inline std::vector<OpCase> op_cases() {
   add_case({"avg_pool as subsampling", {{2, 8, 6, 3}}, [](const T& x) { return avg_pool(x[0], {.kernel = 1, .stride = 2}); }});
   add_case({"global_avg_pool", {{3, 5, 7, 33}}, [](const T& x) { return global_avg_pool(x[0]); }});
   add_case({"global_max_pool", {{3, 5, 7, 33}}, [](const T& x) { return global_max_pool(x[0]); }});
+  add_case({"global_max_pool of more than 256 places", {{2, 16, 17, 3}}, [](const T& x) { return global_max_pool(x[0]); }});
 
   // Batch norm: statistics of the batch, with and without what is fused behind it; and running statistics
   for (const auto activation : {Activation::none, Activation::relu}) {

@@ -116,9 +116,9 @@ class Everything {
       const tg_pool_desc d{2, 7, 6, c, 3, 3, 4, 3, 2, 2, 1, 1, 1, 0, 1, kTgFloat32};
       const std::int64_t count = 2 * 7 * 6 * c, outputs = 2 * 4 * 3 * c;
       auto x = in(count), dy = in(outputs), y = out(outputs), dx = out(count);
-      std::vector<std::int32_t> index(static_cast<std::size_t>(outputs));
-      call(k_.max_pool, d, y, x.data(), y.data(), index.data());
-      call(k_.max_pool_grad, d, dx, dy.data(), index.data(), dx.data());
+      std::vector<std::uint8_t> places(static_cast<std::size_t>(outputs));
+      call(k_.max_pool, d, y, x.data(), y.data(), places.data());
+      call(k_.max_pool_grad, d, dx, dy.data(), places.data(), dx.data());
       call(k_.avg_pool, d, y, x.data(), y.data());
       call(k_.avg_pool_grad, d, dx, dy.data(), dx.data());
     }

@@ -332,7 +332,7 @@ const Pool kPools[] = {
     {"ceil mode", false, false, 1, 6, 6, 3, 3, 3, 2, 0, 0, 0, 0, 3, 3},
     {"more padding below", false, false, 1, 6, 6, 3, 3, 3, 1, 0, 1, 2, 1, 6, 6},
 };
-std::vector<float> pooled(const tg_kernels* table, const Pool& v, bool max, bool include_pad, bool indices = false) {
+std::vector<float> pooled(const tg_kernels* table, const Pool& v, bool max, bool include_pad, bool with_places = false) {
   tg_pool_desc d{};
   d.n = v.n, d.h = v.h, d.w = v.w, d.c = v.c, d.r = v.r, d.s = v.s, d.p = v.p, d.q = v.q, d.stride_h = v.stride,
   d.stride_w = v.stride + v.more_stride;
@@ -342,7 +342,7 @@ std::vector<float> pooled(const tg_kernels* table, const Pool& v, bool max, bool
   numbers[numbers.size() / 2] = NAN;
   Numbers x(numbers), y(v.n * v.p * v.q * v.c), places(v.n * v.p * v.q * v.c);
   Context c(table, kTgOpReduce, nullptr);
-  auto* const at = indices ? static_cast<std::int32_t*>(places.there()) : nullptr;
+  void* const at = with_places ? places.there() : nullptr;
   EXPECT_EQ(max ? table->max_pool(&d, x.there(), y.there(), at, &c.ctx) : table->avg_pool(&d, x.there(), y.there(), &c.ctx), kTgOk);
   return y.here();
 }
@@ -364,7 +364,7 @@ TEST_F(OnVendor, Pools) {
       EXPECT_EQ(vendor_double::take_calls(), v.average ? Calls({{"cudnnPoolingForward", 1}}) : Calls());
     }
     EXPECT_TRUE(same(pooled(vendor_table(), v, true, true, true), pooled(vendor_double::device(), v, true, true, true)));
-    EXPECT_EQ(vendor_double::take_calls(), Calls()) << "cuDNN gives no indices";
+    EXPECT_EQ(vendor_double::take_calls(), Calls()) << "cuDNN gives no places";
   }
 }
 

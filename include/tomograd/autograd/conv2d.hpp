@@ -56,7 +56,7 @@ inline const Backward max_pool_backward{"max_pool", {}, [](const BackwardCall& b
                                           const Tensor& dy = b.dy[0];
                                           Tensor dx = empty(b.call.inputs[0].shape(), dy.dtype(), dy.device());
                                           launch("max_pool", dy, dy.device().kernels().max_pool_grad, pool_desc(b.call), dy.raw(),
-                                                 static_cast<const std::int32_t*>(b.call.saved[0].raw()), dx.raw());
+                                                 b.call.saved[0].raw(), dx.raw());
                                           return {dx};
                                         }};
 

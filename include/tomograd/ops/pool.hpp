@@ -70,11 +70,10 @@ inline tg_pool_desc pool_desc(const OpCall& call) {
 inline Tensor max_pool(const Tensor& x, const PoolOptions& options) {
   const tg_pool_desc d = detail::pool_desc("max_pool", x, options);
   Tensor y = empty({d.n, d.p, d.q, d.c}, x.dtype(), x.device());
-  Tensor indices;
-  if (recorder()) indices = empty(y.shape(), DType::i32, x.device());
-  detail::launch("max_pool", x, x.device().kernels().max_pool, d, x.raw(), y.raw(),
-                 indices ? static_cast<std::int32_t*>(indices.raw()) : nullptr);
-  if (recorder()) detail::record({"max_pool", {x}, {y}, detail::pool_attributes(d), {indices}});
+  Tensor places;
+  if (recorder()) places = empty(y.shape(), d.r * d.s <= TG_POOL_BYTE_PLACES ? DType::u8 : DType::i32, x.device());
+  detail::launch("max_pool", x, x.device().kernels().max_pool, d, x.raw(), y.raw(), places ? places.raw() : nullptr);
+  if (recorder()) detail::record({"max_pool", {x}, {y}, detail::pool_attributes(d), {places}});
   return y;
 }
 

@@ -25,7 +25,7 @@ struct OpCall {
   std::vector<Tensor> inputs;  // an absent optional input is an empty Tensor
   std::vector<Tensor> outputs;
   std::vector<std::pair<const char*, Attribute>> attributes;
-  std::vector<Tensor> saved = {};  // by-products the backward pass needs (indices, batch statistics)
+  std::vector<Tensor> saved = {};  // by-products the backward pass needs (places of maxima, batch statistics)
 
   /// Throws Error when there is none of that name.
   const Attribute& find(std::string_view name) const {
