@@ -205,6 +205,33 @@ TEST(Tape, DropoutFallsAsItFellWhenRunAgain) {
   EXPECT_EQ(*plain.find("body.1")->random_position(), *again.find("body.1")->random_position());
 }
 
+TEST(Tape, GradientsAreSetTogetherOrNotAtAll) {
+  const tg::Tensor v = leaf({4, 5}), w = leaf({2, 3});
+  const auto f = [&](const tg::Tensor& in) { return tg::square(in * w); };
+  tg::Tape tape;
+  const tg::Tensor y = tg::sum(tg::checkpoint(f, tg::square(v)));
+  v.bump_version();
+  EXPECT_ERROR(tape.backward(y), "square saved was changed in place");
+  EXPECT_FALSE(v.grad());
+  EXPECT_FALSE(w.grad());
+}
+
+// A parameter inside and outside of what runs again: its gradient is added up in the same order.
+TEST(Tape, ParametersOfSeveralBlocksAddUpInOrder) {
+  const tg::Tensor x = golden_picture(1, 4, 4);
+  tg::Tensor w = tg::scale(x, 0.7).detach().clone();
+  w.set_requires_grad(true);
+  const auto f = [&](const tg::Tensor& in) { return tg::sigmoid(in * w) * w; };
+  const auto gradient = [&](bool again) {
+    w.clear_grad();
+    tg::Tape tape;
+    const tg::Tensor first = again ? tg::checkpoint(f, x) : f(x);
+    tape.backward(tg::sum((again ? tg::checkpoint(f, first) : f(first)) * w));
+    return w.grad();
+  };
+  EXPECT_TRUE(same_bits(gradient(true), gradient(false)));
+}
+
 TEST(Tape, WhatRunsAgainMustNotHaveChanged) {
   tg::Tensor w = leaf({2, 3}), x = leaf({1, 1});
   const auto f = [&](const tg::Tensor& in) { return tg::square(in * w); };

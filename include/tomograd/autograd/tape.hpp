@@ -131,7 +131,7 @@ class Tape final : public Recorder {
 
   /// Leaves d(y)/d(t) in t.grad() of every tensor with requires_grad that y depends on, adding to what is there.
   /// y has one element, or seed gives d(loss)/d(y). The tape is consumed and stops recording.
-  /// Throws when y was not recorded, or a value that is needed was changed in place meanwhile.
+  /// Throws when y was not recorded, or a value that is needed was changed in place meanwhile; no gradient has been set then.
   void backward(const Tensor& y, const Tensor& seed = {}) {
     if (consumed_) fail("backward: this tape was consumed", "a tape serves one backward pass");
     if (!flows_.contains(y.id()))
@@ -141,51 +141,22 @@ class Tape final : public Recorder {
     stop();
     consumed_ = true;
     const NoRecord quiet;  // an outer tape sees results, not this pass
-    std::unordered_map<std::uint64_t, Tensor> gradients;
-    struct Leaf {
-      Tensor tensor, gradient;  // the gradient of one that an op made is complete when that op's turn comes
-    };
-    std::unordered_map<std::uint64_t, Leaf> leaves;
-    if (y.requires_grad()) leaves[y.id()].tensor = y;
-    gradients[y.id()] = seed ? seed : full(y.shape(), 1, y.dtype(), y.device());
-    while (!entries_.empty()) {
-      std::vector<Tensor> dy;
-      bool any = false;
-      for (const Tensor& t : entries_.back().call.outputs) {
-        const auto it = gradients.find(t.id());
-        if (const auto leaf = leaves.find(t.id()); leaf != leaves.end() && it != gradients.end()) leaf->second.gradient = it->second;
-        dy.push_back(it == gradients.end() ? Tensor{} : std::move(it->second));
-        if (it != gradients.end()) gradients.erase(it);
-        any = any || dy.back();
-      }
-      if (any) fetch_remade(entries_.back());
-      Entry e = std::move(entries_.back());
-      entries_.pop_back();
-      if (!e.call.outputs.empty()) remakes_.erase(e.call.outputs[0].id());  // who needed it has had it
-      if (!any) continue;
-      check_versions(e);
-      Gradients dx = e.again ? backward_again(e, dy[0]) : e.backward->run({e.call, dy, e.wanted});
-      dy.clear();
-      if (dx.size() > e.call.inputs.size()) fail(std::string(e.call.op) + ": backward returned more gradients than it has inputs");
-      for (std::size_t i = 0; i < dx.size(); ++i) {
-        if (!dx[i] || !e.wanted[i]) continue;
-        const Tensor& input = e.call.inputs[i];
-        if (!(dx[i].shape() == input.shape()))
-          fail(std::string(e.call.op) + ": backward gave " + dx[i].shape().str() + " for input " + input.shape().str());
-        if (input.requires_grad()) leaves[input.id()].tensor = input;
-        Tensor& slot = gradients[input.id()];
-        slot = slot ? sum_of(std::move(slot), std::move(dx[i])) : std::move(dx[i]);
-      }
-    }
-    flows_.clear();
-    for (auto& [id, leaf] : leaves) {
-      if (const auto it = gradients.find(id); it != gradients.end()) {
+    Pass pass;
+    if (y.requires_grad()) pass.leaves[y.id()].tensor = y;
+    pass.gradients[y.id()] = seed ? seed : full(y.shape(), 1, y.dtype(), y.device());
+    walk(pass);
+    std::vector<std::pair<Tensor, Tensor>> results;  // all of them before the first is set: an error leaves none
+    for (auto& [id, leaf] : pass.leaves) {
+      if (const auto it = pass.gradients.find(id); it != pass.gradients.end()) {
         leaf.gradient = std::move(it->second);
-        gradients.erase(it);
+        pass.gradients.erase(it);
       }
       const Tensor before = leaf.tensor.grad();
-      leaf.tensor.set_grad(before ? add(before, leaf.gradient) : leaf.gradient.exclusive() ? leaf.gradient : leaf.gradient.clone());
+      results.emplace_back(leaf.tensor, before                      ? add(before, leaf.gradient)
+                                        : leaf.gradient.exclusive() ? std::move(leaf.gradient)
+                                                                    : leaf.gradient.clone());
     }
+    for (auto& [tensor, gradient] : results) tensor.set_grad(std::move(gradient));
   }
 
   /// Recorded calls that wait for backward().
@@ -221,7 +192,50 @@ class Tape final : public Recorder {
     std::uint64_t argument_;
   };
 
-  Gradients backward_again(const Entry& e, const Tensor& dy) const {
+  /// What one backward pass has found so far, by id; passes over checkpoints' insides are part of it.
+  struct Pass {
+    struct Leaf {
+      Tensor tensor, gradient;  // the gradient of one that an op made is complete when that op's turn comes
+    };
+    std::unordered_map<std::uint64_t, Tensor> gradients;
+    std::unordered_map<std::uint64_t, Leaf> leaves;
+  };
+
+  void walk(Pass& pass) {
+    while (!entries_.empty()) {
+      std::vector<Tensor> dy;
+      bool any = false;
+      for (const Tensor& t : entries_.back().call.outputs) {
+        const auto it = pass.gradients.find(t.id());
+        if (const auto leaf = pass.leaves.find(t.id()); leaf != pass.leaves.end() && it != pass.gradients.end())
+          leaf->second.gradient = it->second;
+        dy.push_back(it == pass.gradients.end() ? Tensor{} : std::move(it->second));
+        if (it != pass.gradients.end()) pass.gradients.erase(it);
+        any = any || dy.back();
+      }
+      if (any) fetch_remade(entries_.back());
+      Entry e = std::move(entries_.back());
+      entries_.pop_back();
+      if (!e.call.outputs.empty()) remakes_.erase(e.call.outputs[0].id());  // who needed it has had it
+      if (!any) continue;
+      check_versions(e);
+      Gradients dx = e.again ? backward_again(e, std::move(dy[0]), pass) : e.backward->run({e.call, dy, e.wanted});
+      dy.clear();
+      if (dx.size() > e.call.inputs.size()) fail(std::string(e.call.op) + ": backward returned more gradients than it has inputs");
+      for (std::size_t i = 0; i < dx.size(); ++i) {
+        if (!dx[i] || !e.wanted[i]) continue;
+        const Tensor& input = e.call.inputs[i];
+        if (!(dx[i].shape() == input.shape()))
+          fail(std::string(e.call.op) + ": backward gave " + dx[i].shape().str() + " for input " + input.shape().str());
+        if (input.requires_grad()) pass.leaves[input.id()].tensor = input;
+        Tensor& slot = pass.gradients[input.id()];
+        slot = slot ? sum_of(std::move(slot), std::move(dx[i])) : std::move(dx[i]);
+      }
+    }
+    flows_.clear();
+  }
+
+  Gradients backward_again(const Entry& e, Tensor dy, Pass& pass) const {
     Tensor x = e.call.inputs[0].detach();
     x.set_requires_grad(e.wanted[0]);
     Tape inner(options_);
@@ -233,8 +247,13 @@ class Tape final : public Recorder {
     if (!(y.shape() == e.call.outputs[0].shape()))
       fail("backward: checkpoint's function gave " + e.call.outputs[0].shape().str() + " and, run again, " + y.shape().str());
     if (!inner.flows_.contains(y.id())) return {};  // f cuts the gradient
-    inner.backward(y, dy);
-    return {x.grad()};
+    inner.stop();
+    pass.gradients[y.id()] = std::move(dy);
+    y = {};
+    inner.walk(pass);
+    pass.leaves.erase(x.id());  // no leaf but for the inner tape
+    const auto dx = pass.gradients.extract(x.id());
+    return {dx ? std::move(dx.mapped()) : Tensor{}};
   }
 
   /// A value that is not kept, and the call that makes it again. tensor: made already.
