@@ -205,6 +205,36 @@ TEST(Tape, DropoutFallsAsItFellWhenRunAgain) {
   EXPECT_EQ(*plain.find("body.1")->random_position(), *again.find("body.1")->random_position());
 }
 
+// A block that recomputes its own blocks and runs twice in one pass: masks of its second use are not those of its first.
+TEST(Tape, DropoutFallsAsItFellInBlocksWithinBlocks) {
+  struct Twice : tg::nn::Module {
+    tg::nn::Sequential part{*this, "part"};
+    explicit Twice(const tg::nn::Scope& scope) : Module(scope) {
+      part.add<tg::nn::Dropout>("0");
+      part.add<tg::nn::Linear>("1", tg::nn::LinearOptions{.in = 8, .out = 8});
+    }
+    tg::Tensor forward(const tg::Tensor& x) override { return part(part(x)); }
+  };
+  struct Net : tg::nn::Module {
+    tg::nn::Sequential body{*this, "body"};
+    Twice* twice = nullptr;
+    Net() {
+      body.add<tg::nn::Linear>("0", tg::nn::LinearOptions{.in = 8, .out = 8});
+      twice = &body.add<Twice>("1");
+      body.add<tg::nn::Linear>("2", tg::nn::LinearOptions{.in = 8, .out = 4});
+    }
+    tg::Tensor forward(const tg::Tensor& x) override { return body(x); }
+  } plain, again;
+  for (Net* net : {&plain, &again}) fill_net(*net);
+  again.body.recompute = again.twice->part.recompute = true;
+  const tg::Tensor x = golden_picture(6, 1, 8).view({6, 8});
+  for (int step = 0; step < 2; ++step) {
+    const auto expected = step_of(plain, x, {}).gradients, got = step_of(again, x, {}).gradients;
+    for (std::size_t i = 0; i < expected.size(); ++i) EXPECT_TRUE(same_bits(expected[i], got[i])) << step << ", parameter " << i;
+  }
+  EXPECT_EQ(*plain.find("body.1.part.0")->random_position(), *again.find("body.1.part.0")->random_position());
+}
+
 TEST(Tape, GradientsAreSetTogetherOrNotAtAll) {
   const tg::Tensor v = leaf({4, 5}), w = leaf({2, 3});
   const auto f = [&](const tg::Tensor& in) { return tg::square(in * w); };

@@ -236,7 +236,7 @@ class Sequential : public Module {
   }
 
  private:
-  /// The second run draws the first one's random numbers.
+  /// Each later run draws the first one's random numbers. The first may itself be part of a block's second run, and moves the positions on.
   static Tensor run_twice(Module& child, const Tensor& x) {
     struct Position {
       std::uint64_t *at, first, now;
@@ -247,8 +247,8 @@ class Sequential : public Module {
     for (Module* m : child.modules())
       if (std::uint64_t* const at = m->random_position()) positions.push_back({at, *at, *at});
     return checkpoint(
-        [&child, positions, modes](const Tensor& in) mutable {
-          if (!running_again()) return child(in);
+        [&child, positions, modes, ran = std::make_shared<bool>(false)](const Tensor& in) mutable {
+          if (!std::exchange(*ran, true)) return child(in);
           std::size_t i = 0;
           for (Module* m : child.modules())
             if (m->training() != modes[i++])
