@@ -315,7 +315,7 @@ typedef struct tg_kernels {
      batch_norm_fold: inv_std = 1/sqrt(var+eps); scale = gamma inv_std; shift = beta - mean scale (gamma/beta NULL: 1/0); and, where
                    running_mean is given, the running statistics take in this batch's mean and var (rows > 1 for the unbiased one).
      scale_shift:  y = activation(scale x + shift + residual); residual may be NULL.
-     grad_reduce:  g = dy masked by y > 0 (activation relu) or dy; dbeta = sum g; dgamma = sum g (x - mean) inv_std.
+     grad_reduce:  g = dy masked by y > 0 (activation relu) or dy (y may be NULL); dbeta = sum g; dgamma = sum g (x - mean) inv_std.
      grad_apply:   dx = gamma inv_std (g - (dbeta + xhat dgamma)/rows) with batch statistics, gamma inv_std g without;
                    dresidual = g where it is given. */
   tg_status (*moments)(const tg_batch_norm_desc*, const void* x, void* mean, void* var, const tg_ctx*);

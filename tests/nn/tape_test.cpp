@@ -333,6 +333,27 @@ TEST(Tape, KeepsWhatIsMadeAgainNowhere) {
   EXPECT_TRUE(x.grad());
 }
 
+// Without ReLU nothing asks for batch norm's output: it is neither kept, nor made again, nor missed.
+TEST(Tape, BatchNormWithoutActivationNeedsNoOutput) {
+  const auto gradient = [](bool changed) {
+    tg::Tensor x = golden_picture(4, 32, 8);
+    x.set_requires_grad(true);
+    tg::Tape tape;
+    tg::Tensor loss;
+    {
+      const tg::Tensor y = tg::batch_norm_act(tg::scale(x, 3), {.training = true});
+      loss = tg::sum(tg::slice(y, 1, 0, 3));
+      if (changed) std::fill_n(y.write<float>(), y.count(), NAN);
+    }
+    const std::int64_t before = tg::live_bytes();
+    tg::reset_peak_bytes();
+    tape.backward(loss);
+    EXPECT_LE(tg::peak_bytes() - before, 5 * x.bytes() / 2);  // the gradients of one op's input and output
+    return x.grad();
+  };
+  EXPECT_TRUE(same_bits(gradient(true), gradient(false)));
+}
+
 TEST(Tape, WhatIsMadeAgainMustNotChangeEither) {
   const tg::Tensor data = golden_picture(4, 8, 8);
   for (const int changed : {0, 1, 2}) {  // what it is made from, the value before it is used, and after

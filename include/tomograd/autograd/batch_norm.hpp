@@ -14,7 +14,7 @@ namespace tomograd::inline TOMOGRAD_ABI::detail {
 
 inline const Backward batch_norm_backward{
     "batch_norm",
-    {.inputs = 3, .outputs = 1},
+    {.inputs = 3, .outputs = 1, .outputs_if = [](const OpCall& call) { return call.integer("activation") != kTgActNone; }},
     [](const BackwardCall& b) -> Gradients {
       const Tensor &x = b.call.inputs[0], &gamma = b.call.inputs[1], &y = b.call.outputs[0], &dy = b.dy[0];
       const Tensor &mean = b.call.saved[0], &inv_std = b.call.saved[1];
