@@ -89,6 +89,7 @@ struct PlanBody {
   std::int64_t arena_bytes = 0, constant_bytes = 0;
   Pieces pieces;
   std::string tuned_by;  // a file
+  int tuned = 0;         // convolutions whose algorithm it pins
 };
 
 /// Records the calls of one dry pass. Of what the pass makes only shapes are kept, so that a trace takes no more memory than a run.
@@ -172,8 +173,11 @@ class PlanBuilder {
         if (given && large) trim_memory();  // or, too small for a packed one, goes back to the system
       }
     place();
-    if (tuning_) tuning_->save();
-    plan_.tuned_by = options_.tune.string();
+    if (tuning_) {
+      tuning_->save();
+      plan_.tuned_by = tuning_->file().string();
+      plan_.tuned = tuning_->pinned();
+    }
     for (const PlanStep& step : plan_.steps)
       if (const auto* conv = std::get_if<ConvStep>(&step.work))
         plan_.constant_bytes += conv->packed->bytes() + (conv->bias ? conv->bias.bytes() : 0);
@@ -557,7 +561,7 @@ class Plan {
     std::string text = lines();
     if (const detail::Pieces& p = body_->pieces; p.steps > 0)
       text += "the first " + std::to_string(p.steps) + " steps take " + std::to_string(p.pictures) + " pictures at a time\n";
-    if (!body_->tuned_by.empty()) text += "algorithms are pinned by " + body_->tuned_by + "\n";
+    if (body_->tuned > 0) text += "the algorithms of " + std::to_string(body_->tuned) + " layers are pinned by " + body_->tuned_by + "\n";
     return text + std::to_string(body_->arena_bytes) + " bytes of arena, " + std::to_string(body_->constant_bytes) +
            " bytes of constants, plan " + digest() + "\n";
   }

@@ -63,6 +63,7 @@ class Tuning {
       if (!may_serve(pinned->second, d)) refuse(std::string(algorithm_name(pinned->second)) + " cannot serve " + key);
       d.algorithm = pinned->second;
       if (seconds(device, d, w, 0) < 0) refuse(std::string(algorithm_name(d.algorithm)) + " cannot serve " + key);
+      ++pinned_;
       return d.algorithm;
     }
     if (!allowed.winograd) return rule;  // what is pinned holds for plans with all algorithms
@@ -77,6 +78,7 @@ class Tuning {
     }
     chosen_[key] = best;
     changed_ = true;
+    ++pinned_;
     return best;
   }
 
@@ -89,6 +91,8 @@ class Tuning {
   }
 
   const std::filesystem::path& file() const { return file_; }
+  /// How many of choose()'s answers the file pins.
+  int pinned() const { return pinned_; }
 
  private:
   static constexpr const char* kMagic = "tomograd tuning ";
@@ -142,6 +146,7 @@ class Tuning {
   std::filesystem::path file_;
   std::map<std::string, tg_conv_algorithm, std::less<>> chosen_;
   bool changed_ = false;
+  int pinned_ = 0;
 };
 
 }  // namespace tomograd::inline TOMOGRAD_ABI::detail
