@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <tomograd/autograd/autograd.hpp>
+#include <tomograd/core/simt.hpp>
 #include <tomograd/graph/plan.hpp>
 #include <tomograd/models/resnet.hpp>
 
@@ -225,6 +226,17 @@ TEST(Plan, AGivenNetGoesWhileItIsPacked) {
   EXPECT_LE(tg::live_bytes() - before, session.plan().arena_bytes() + (8 << 20));
   EXPECT_TRUE(same_bits(session.run(x), tg::Session(tg::compile(*kept, x.shape(), direct)).run(x)));
   EXPECT_ERROR(tg::compile(std::unique_ptr<tg::nn::Module>(), {1, 2}), "there is no model");
+}
+
+// What other threads and devices keep for their next tensors is none of compile()'s business.
+TEST(Plan, AGivenNetTakesNoOthersMemoryAlong) {
+  if (!tg::kernels::simt_kernels()) GTEST_SKIP() << "this machine cannot run simt (AVX2 and FMA)";
+  const tg::Device device = tg::simt();
+  { const tg::Tensor t = tg::ones({1 << 20}).to(device); }
+  const std::int64_t kept = tg::device_bytes(device).kept;
+  ASSERT_GE(kept, 4 << 20);
+  tg::compile(filled("resnet18"), {1, 64, 64, 3});
+  EXPECT_EQ(tg::device_bytes(device).kept, kept);
 }
 
 TEST(Plan, LeavesTheNetAsItIs) {

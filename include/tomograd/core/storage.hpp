@@ -292,6 +292,10 @@ class Storage {
   const Device& device() const noexcept { return device_; }
   std::uint64_t version() const noexcept { return version_.load(std::memory_order_acquire); }
   void bump() noexcept { version_.fetch_add(1, std::memory_order_acq_rel); }
+  /// For a value that nobody reads again: its pages go back to the system, and no others as trim_memory() would do.
+  void forget() noexcept {
+    if (!foreign_ && device_.host_memory()) forget_pages(data_, static_cast<std::size_t>(bytes_));
+  }
 
  private:
   Device device_;

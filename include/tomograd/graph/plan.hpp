@@ -167,10 +167,14 @@ class PlanBuilder {
     for (PlanStep& step : plan_.steps)
       if (auto* conv = std::get_if<ConvStep>(&step.work)) {
         const auto index = &step - plan_.steps.data();
-        const bool large = filters_.at(index).weights.bytes() >= 1 << 20;
-        pack(*conv, folded(index));
-        filters_.erase(index);              // its memory serves the next one
-        if (given && large) trim_memory();  // or, too small for a packed one, goes back to the system
+        Tensor w = folded(index);
+        pack(*conv, w);
+        // Their memory serves the next ones or, where packed ones are larger, goes back to the system.
+        for (Tensor* const t : {&w, &filters_.at(index).weights}) {
+          if (given && t->bytes() >= 1 << 20 && t->exclusive()) t->body().storage->forget();
+          *t = {};
+        }
+        filters_.erase(index);
       }
     place();
     if (tuning_) {
