@@ -10,8 +10,11 @@
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <regex>
 #include <string>
 
+#include "../../examples/support/npy.hpp"
+#include "support/nets.hpp"
 #include "support/programs.hpp"
 
 namespace {
@@ -63,8 +66,8 @@ TEST_F(Programs, WholePathOnPhantoms) {
   }
   EXPECT_EQ(rows, 36);
 
-  // The same run again gives the same weights, bit for bit, on one thread too.
-  ASSERT_EQ(run(train + "again --threads 1").code, 0);
+  // The same run again gives the same weights, bit for bit, on one thread and with blocks that run twice, too.
+  ASSERT_EQ(run(train + "again --threads 1 --recompute").code, 0);
   EXPECT_EQ(tomograd::sha256_file(folder / "out/model.safetensors"), tomograd::sha256_file(folder / "again/model.safetensors"));
 
   // What was trained runs, and its answers are those of predictions.csv.
@@ -149,6 +152,57 @@ TEST_F(Programs, BenchSaysOneObjectAndWhereTheTimeGoes) {
   expect_error("tomograd bench --arch resnet20 --batch 0", 2, "--batch");
   expect_error("tomograd bench", 1, "--arch");
   expect_error("tomograd bench --arch resnet21", 1, "resnet21");
+}
+
+TEST_F(Programs, LowMemoryGivesTheSameAnswers) {
+  const auto net = tg::make_model("resnet20", {.classes = 5, .initialise = false});
+  tomograd_test::fill_net(*net);
+  tg::save_weights(*net, folder / "w.safetensors");
+  npy::write(folder / "x.npy", tomograd_test::golden_picture(8, 64));
+  const std::string predict = "tomograd predict --weights w.safetensors --tensor x.npy --layout nhwc --logits ";
+  ASSERT_EQ(run(predict + "usual.npy").code, 0);
+  ASSERT_EQ(run(predict + "low.npy --memory low").code, 0);
+  const double error = tomograd_test::relative_error(npy::read(folder / "low.npy"), npy::read(folder / "usual.npy"));
+  EXPECT_LE(error, 1e-5);
+  EXPECT_GT(error, 0) << "without Winograd other bits";
+  const std::string bench = "tomograd bench --weights w.safetensors --size 64 --batch 8 --seconds 0.1 --json --memory ";
+  const auto peak = [&](const char* memory) { return nlohmann::json::parse(run(bench + memory).out).at("peak_bytes").get<double>(); };
+  EXPECT_LT(peak("low"), 0.6 * peak("usual"));
+  expect_error(bench + "none", 2, "--memory");
+}
+
+TEST_F(Programs, TuningIsWrittenObeyedAndRefused) {
+  const auto digest = [&](const std::string& options) {
+    const Outcome o = run("tomograd bench --arch resnet20 --batch 2 --seconds 0.1 --json " + options);
+    return o.code == 0 ? nlohmann::json::parse(o.out).at("plan").get<std::string>() : o.err;
+  };
+  const std::string direct = digest("--no-winograd");
+  ASSERT_NE(digest(""), direct);
+  const std::string measured = digest("--tune t.txt"), text = tg::read_file(folder / "t.txt");
+  ASSERT_TRUE(text.starts_with("tomograd tuning 1\n")) << text;
+  EXPECT_EQ(digest("--tune t.txt"), measured);
+  EXPECT_EQ(tg::read_file(folder / "t.txt"), text);
+
+  tg::write_file(folder / "t.txt", std::regex_replace(text, std::regex(": winograd .*"), ": gemm"));  // the file has the last word
+  EXPECT_EQ(digest("--tune t.txt"), direct);
+  const Outcome o = run("tomograd bench --arch resnet20 --batch 2 --seconds 0.1 --describe --tune t.txt");
+  EXPECT_NE(o.out.find("pinned by t.txt"), std::string::npos) << o.out;
+
+  for (const auto& [bad, why] : {std::pair<std::string, const char*>{text.substr(0, text.size() / 2), "t.txt: it is cut off"},
+                                 {"tomograd tuning 2" + text.substr(17), "t.txt: it is of another version than 1"},
+                                 {"PK", "t.txt: it is no tuning"}}) {
+    tg::write_file(folder / "t.txt", bad);
+    expect_error("tomograd bench --arch resnet20 --batch 2 --seconds 0.1 --tune t.txt", 1, why);
+    EXPECT_EQ(tg::read_file(folder / "t.txt"), bad) << "not written over";
+  }
+}
+
+TEST_F(Programs, RecomputeTakesLessMemory) {  // and gives the same weights: WholePathOnPhantoms
+  const auto peak = [&](const char* options) {
+    const Outcome o = run(std::string("tomograd bench --arch resnet20 --batch 16 --seconds 0.1 --train --json ") + options);
+    return nlohmann::json::parse(o.out).at("peak_bytes").get<double>();
+  };
+  EXPECT_LT(peak("--recompute"), 0.75 * peak(""));
 }
 
 TEST_F(Programs, ExtendExampleLearns) { EXPECT_EQ(run("extend").code, 0); }
