@@ -71,16 +71,19 @@ __global__ void max_pool_grad_kernel(tg_pool_desc d, const T* dy, const Place* p
   for (std::int64_t i = first_item(); i < count; i += item_stride()) {
     const PoolPlace at = pool_place(i, d.h, d.w, d.c / kLanes, kLanes);
     const PoolRange rows = windows_over(at.h, d.stride_h, d.pad_top, d.r, d.p), cols = windows_over(at.w, d.stride_w, d.pad_left, d.s, d.q);
+    // Where the pixel is in the first window that holds it; in later ones it is further to the top and left.
+    int row_place = static_cast<int>((at.h + d.pad_top - rows.begin * d.stride_h) * d.s + at.w + d.pad_left - cols.begin * d.stride_w);
     Lanes<T, kLanes> sum{};
-    for (std::int64_t p = rows.begin; p < rows.end; ++p)
-      for (std::int64_t q = cols.begin; q < cols.end; ++q) {
+    for (std::int64_t p = rows.begin; p < rows.end; ++p, row_place -= static_cast<int>(d.stride_h * d.s)) {
+      int here = row_place;
+      for (std::int64_t q = cols.begin; q < cols.end; ++q, here -= static_cast<int>(d.stride_w)) {
         const std::int64_t from = ((at.n * d.p + p) * d.q + q) * d.c + at.c;
-        const std::int64_t here = (at.h + d.pad_top - p * d.stride_h) * d.s + at.w + d.pad_left - q * d.stride_w;
         const Lanes<Place, kLanes> place = load_lanes<kLanes>(places + from);
         const Lanes<T, kLanes> g = load_lanes<kLanes>(dy + from);
         for (int l = 0; l < kLanes; ++l)
           if (place.lane[l] == here) sum.lane[l] += g.lane[l];
       }
+    }
     store_lanes<kLanes>(dx + i * kLanes, sum);
   }
 }

@@ -341,7 +341,7 @@ TEST(Tape, BatchNormWithoutActivationNeedsNoOutput) {
     tg::Tape tape;
     tg::Tensor loss;
     {
-      const tg::Tensor y = tg::batch_norm_act(tg::scale(x, 3), {.training = true});
+      tg::Tensor y = tg::batch_norm_act(tg::scale(x, 3), {.training = true});
       loss = tg::sum(tg::slice(y, 1, 0, 3));
       if (changed) std::fill_n(y.write<float>(), y.count(), NAN);
     }
