@@ -17,7 +17,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define TG_KERNELS_VERSION 6
+#define TG_KERNELS_VERSION 7
 #define TG_MAX_DIMS 6
 
 typedef enum tg_status { kTgOk = 0, kTgUnsupported, kTgDeviceError } tg_status;
@@ -272,6 +272,16 @@ typedef struct tg_kernels {
   void (*release)(void* p);
   tg_status (*upload)(void* device, const void* host, int64_t bytes, const tg_ctx*);
   tg_status (*download)(void* host, const void* device, int64_t bytes, const tg_ctx*);
+  /* A download that holds nothing up: begin queues it behind the work so far and returns; end waits for that, not for what was started
+     since, and gives the bytes (host NULL: nobody wants them). One end for each begin that succeeded. Both NULL: only download. */
+  tg_status (*download_begin)(const void* device, int64_t bytes, void** pending, const tg_ctx*);
+  tg_status (*download_end)(void* pending, void* host, int64_t bytes);
+  /* Kernels that are noted instead of started, then all started at the cost of one, as often as wished. begin gives the stream for the ctx
+     of those to be noted, by this thread alone; end what was noted, NULL where it cannot be. All NULL: kernels are started one by one. */
+  tg_status (*graph_begin)(void** stream);
+  tg_status (*graph_end)(void* stream, void** graph);
+  tg_status (*graph_run)(void* graph, const tg_ctx*);
+  void (*graph_release)(void* graph);
 
   int64_t (*workspace)(tg_op op, const void* desc, int32_t workers);
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Copyright The tomograd authors
 //
-// The table of the device "cuda", and the one symbol that this library exports: tg_cuda_get_api. nvcc compiles this file; programs
-// compiled by g++ alone link it, or load it at run time. Works on the current device of the calling thread.
+// The table of the device "cuda", and the one symbol that this library exports: tg_cuda_get_api. nvcc compiles this file and runtime.cu;
+// programs compiled by g++ alone link them, or load them at run time. Works on the current device of the calling thread.
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -10,33 +10,10 @@
 #include "table.cuh"
 
 namespace tomograd::inline TOMOGRAD_ABI::kernels::cuda {
+
+void add_runtime(tg_kernels& table);  // runtime.cu
+
 namespace {
-
-tg_status allocate(std::int64_t bytes, void** out) {
-  *out = nullptr;
-  const cudaError_t e = cudaMalloc(out, static_cast<std::size_t>(bytes > 0 ? bytes : 1));
-  if (e == cudaSuccess) return kTgOk;
-  std::size_t free = 0, total = 0;
-  cudaGetLastError();  // not the next launch's fault
-  cudaMemGetInfo(&free, &total);
-  std::snprintf(error_text(), 256, "allocate: %lld bytes asked for, %zu of %zu free: %s", static_cast<long long>(bytes), free, total,
-                cudaGetErrorString(e));
-  return kTgDeviceError;
-}
-
-void release(void* p) { cudaFree(p); }
-
-// The host's memory is pageable and may be reused at once: both wait.
-tg_status upload(void* device, const void* host, std::int64_t bytes, const tg_ctx* ctx) {
-  const tg_status s =
-      check("upload", cudaMemcpyAsync(device, host, static_cast<std::size_t>(bytes), cudaMemcpyHostToDevice, stream_of(ctx)));
-  return s != kTgOk ? s : check("upload", cudaStreamSynchronize(stream_of(ctx)));
-}
-tg_status download(void* host, const void* device, std::int64_t bytes, const tg_ctx* ctx) {
-  const tg_status s =
-      check("download", cudaMemcpyAsync(host, device, static_cast<std::size_t>(bytes), cudaMemcpyDeviceToHost, stream_of(ctx)));
-  return s != kTgOk ? s : check("download", cudaStreamSynchronize(stream_of(ctx)));
-}
 
 const char* describe() {
   static thread_local char text[512];
@@ -100,10 +77,7 @@ extern "C" TG_EXPORT const tg_kernels* tg_cuda_get_api(std::uint32_t version, co
   if (major < 8) return refuse(why, "CUDA device %d has compute capability %d.%d, 8.0 or newer is needed", device, major, minor);
   static const tg_kernels table = [] {
     tg_kernels t = make_table("cuda");
-    t.allocate = allocate;
-    t.release = release;
-    t.upload = upload;
-    t.download = download;
+    add_runtime(t);
     t.describe = describe;
     return t;
   }();

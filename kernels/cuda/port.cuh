@@ -27,6 +27,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <string_view>
 #endif
 #else  // the CPU: another namespace, for nvcc's host stubs bear the kernels' names, and one program may hold both
@@ -111,18 +112,22 @@ inline char* error_text() {
 }
 inline const char* last_error() { return error_text(); }
 
-/// What a kernel did wrong is known later, to whoever asks next.
-inline bool of_an_earlier_kernel(cudaError_t e) {
-  return e == cudaErrorIllegalAddress || e == cudaErrorMisalignedAddress || e == cudaErrorInvalidAddressSpace || e == cudaErrorInvalidPc ||
-         e == cudaErrorIllegalInstruction || e == cudaErrorHardwareStackError || e == cudaErrorLaunchTimeout || e == cudaErrorLaunchFailure;
+/// Every launch waits until its kernel has ended: slow, but errors name the kernel.
+inline bool launches_wait() {
+  const char* const asked = std::getenv("CUDA_LAUNCH_BLOCKING");
+  return asked && *asked == '1';
+}
+/// Errors of a kernel at work: any later call may be the one that reports them.
+inline bool comes_late(cudaError_t e) {
+  return !launches_wait() &&
+         (e == cudaErrorIllegalAddress || e == cudaErrorLaunchTimeout || (e >= cudaErrorHardwareStackError && e <= cudaErrorLaunchFailure));
 }
 
 inline tg_status check(std::string_view what, cudaError_t e) {
   if (e == cudaSuccess) return kTgOk;
-  cudaGetLastError();  // told here, and not the next launch's fault
   std::snprintf(error_text(), 256, "%.*s: %s (%s)%s", static_cast<int>(what.size()), what.data(), cudaGetErrorString(e),
-                cudaGetErrorName(e),
-                of_an_earlier_kernel(e) ? ", in this or an earlier kernel; CUDA_LAUNCH_BLOCKING=1 tells in which" : "");
+                cudaGetErrorName(e), comes_late(e) ? ", perhaps in a kernel before; CUDA_LAUNCH_BLOCKING=1 tells" : "");
+  cudaGetLastError();  // it has been said: not the next launch's fault
   return kTgDeviceError;
 }
 

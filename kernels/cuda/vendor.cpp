@@ -319,6 +319,8 @@ const char* describe() {
 tg_kernels make_table() {
   tg_kernels t = *own;
   t.name = "cuda-vendor";
+  // What these libraries do on a stream is theirs: it need not go into a graph.
+  t.graph_begin = nullptr, t.graph_end = nullptr, t.graph_run = nullptr, t.graph_release = nullptr;
   t.workspace = workspace;
   t.conv2d_choose = conv2d_choose;  // packing stays ours: the packed filter is the filter
   t.conv2d = conv2d;

@@ -29,6 +29,7 @@ TOMOGRAD_INLINE void set_last_error(const std::string& sentence);
 
 #include <atomic>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <mutex>
@@ -228,6 +229,17 @@ inline tg_kernels on_device_memory(const tg_kernels& kernels) {
   };
   t.download = [](void* host, const void* device, std::int64_t bytes, const tg_ctx*) {
     std::memcpy(host, DeviceMemory::instance().seen(device), static_cast<std::size_t>(bytes));
+    return kTgOk;
+  };
+  t.download_begin = [](const void* device, std::int64_t bytes, void** pending, const tg_ctx*) {
+    *pending = std::malloc(static_cast<std::size_t>(bytes > 0 ? bytes : 1));
+    if (!*pending) return kTgDeviceError;
+    std::memcpy(*pending, DeviceMemory::instance().seen(device), static_cast<std::size_t>(bytes));
+    return kTgOk;
+  };
+  t.download_end = [](void* pending, void* host, std::int64_t bytes) {
+    if (host) std::memcpy(host, pending, static_cast<std::size_t>(bytes));
+    std::free(pending);
     return kTgOk;
   };
   using K = tg_kernels;

@@ -442,6 +442,88 @@ TEST_F(OnSimt, TheLearnerFineTunesAsOnTheCpu) {
   }
 }
 
+/// simt, whose copies are noted: u and d; b and e for a download that is asked for and fetched; a is the optimiser's step.
+struct NotedCopies {
+  static std::string& order() {
+    static std::string order;
+    return order;
+  }
+  static tg::Device device() {
+    static const tg_kernels& simt = tg::simt().kernels();
+    static const tg_kernels table = [] {
+      tg_kernels t = simt;
+      t.upload = [](auto... a) { return order() += 'u', simt.upload(a...); };
+      t.download = [](auto... a) { return order() += 'd', simt.download(a...); };
+      t.download_begin = [](auto... a) { return order() += 'b', simt.download_begin(a...); };
+      t.download_end = [](auto... a) { return order() += 'e', simt.download_end(a...); };
+      t.adam_many = [](auto... a) { return order() += 'a', simt.adam_many(a...); };
+      return t;
+    }();
+    order().clear();
+    return {tg::DeviceKind::simt, &table};
+  }
+};
+
+TEST_F(OnSimt, TheNextBatchIsThereBeforeTheLossIsWaitedFor) {
+  const Pictures p;
+  tg::data::Dataset six = p.all;
+  six.samples.resize(6);
+  static tg_kernels simple = tg::simt().kernels();  // the allocator knows a device for ever
+  simple.download_begin = nullptr, simple.download_end = nullptr;
+  const std::filesystem::path checkpoint = p.folder / "noted.ckpt";
+  tg::LearnerOptions o = learner_options();
+  o.batch = 2;
+  o.on_batch = [&](const tg::Progress& at) { NotedCopies::order() += at.stage[0]; };
+  const auto fit = [&](const tg::Device& device, const tg::FitOptions& how) {
+    const auto net = tg::make_model("resnet20", {.classes = 2, .seed = 1});
+    net->to(device);
+    tg::Learner learner(*net, six, six, o);
+    NotedCopies::order().clear();
+    const std::string error = error_of([&] { learner.fit(how); });
+    EXPECT_EQ(error.find("cancelled") != error.npos, how.stop.stop_requested()) << error;
+    std::vector<tg::Tensor> weights;
+    for (const tg::nn::Named& n : net->state()) weights.push_back(n.tensor->to(tg::cpu()).clone());
+    return std::pair(learner.curves(), weights);
+  };
+  const auto whole = fit({tg::DeviceKind::simt, &simple}, {.epochs = 2, .lr = 1e-3});
+
+  std::stop_source stop;
+  o.on_epoch = [&](const tg::EpochResult&) {
+    EXPECT_TRUE(NotedCopies::order().starts_with("uubuueaaatbuueaaatbeaaat")) << NotedCopies::order() << ": the optimiser has three groups";
+    EXPECT_NE(NotedCopies::order().find("uudvuudvdv"), std::string::npos) << NotedCopies::order();
+    stop.request_stop();
+  };
+  fit(NotedCopies::device(), {.epochs = 2, .lr = 1e-3, .checkpoint = checkpoint, .stop = stop.get_token()});
+  o.on_epoch = {};
+  const auto resumed = fit(tg::simt(), {.epochs = 2, .lr = 1e-3, .checkpoint = checkpoint});
+  ASSERT_EQ(resumed.first.size(), 2u);
+  for (std::size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(resumed.first[i].train_loss, whole.first[i].train_loss);
+    EXPECT_EQ(resumed.first[i].valid_loss, whole.first[i].valid_loss);
+  }
+  for (std::size_t i = 0; i < whole.second.size(); ++i) EXPECT_TRUE(same_bits(resumed.second[i], whole.second[i])) << i;
+}
+
+TEST_F(OnSimt, ALossThatIsNoNumberChangesNoWeights) {
+  const Pictures p;
+  const auto net = tg::make_model("resnet20", {.classes = 2, .seed = 1});
+  net->head().parameters()[0].write<float>()[0] = NAN;
+  net->to(tg::simt());
+  const auto weights = [&] {
+    std::vector<tg::Tensor> all;
+    for (const tg::Tensor& t : net->parameters()) all.push_back(t.to(tg::cpu()).clone());
+    return all;
+  };
+  const auto before = weights();
+  tg::Learner learner(*net, p.all, {}, learner_options());
+  EXPECT_ERROR(learner.fit({.epochs = 1}), "training: the loss is not a number in epoch 1, batch 1");
+  const auto after = weights();
+  for (std::size_t i = 0; i < before.size(); ++i) {
+    EXPECT_TRUE(same_bits(before[i], after[i])) << i;
+    EXPECT_FALSE(net->parameters()[i].grad()) << i;
+  }
+}
+
 TEST_F(OnSimt, ADeviceThatFailsInMidTrainingLeavesTheLastCheckpoint) {
   const Pictures p;
   const auto net = tg::make_model("resnet20", {.classes = 2, .seed = 1});

@@ -48,6 +48,22 @@ struct TensorBody {
   std::vector<Packed> packed;
 };
 
+inline double number_at(const void* p, DType dtype) {
+  switch (dtype) {
+    case DType::f32:
+      return *static_cast<const float*>(p);
+    case DType::f64:
+      return *static_cast<const double*>(p);
+    case DType::i64:
+      return static_cast<double>(*static_cast<const std::int64_t*>(p));
+    case DType::i32:
+      return *static_cast<const std::int32_t*>(p);
+    case DType::u8:
+      return *static_cast<const std::uint8_t*>(p);
+  }
+  return 0;
+}
+
 inline std::uint64_t next_tensor_id() noexcept {
   static std::atomic<std::uint64_t> counter{0};
   return ++counter;
@@ -97,19 +113,7 @@ class Tensor {
   double item() const {
     if (count() != 1) fail("item: tensor of shape " + shape().str() + " has not one element");
     const Tensor host = to(cpu());
-    switch (host.dtype()) {
-      case DType::f32:
-        return *host.data<float>();
-      case DType::f64:
-        return *host.data<double>();
-      case DType::i64:
-        return static_cast<double>(*host.data<std::int64_t>());
-      case DType::i32:
-        return *host.data<std::int32_t>();
-      case DType::u8:
-        return *host.data<std::uint8_t>();
-    }
-    return 0;
+    return detail::number_at(host.raw(), host.dtype());
   }
 
   template <class T>
@@ -356,6 +360,45 @@ inline Tensor Tensor::shape_only() const {
   b->device = device();
   return Tensor(std::move(b));
 }
+
+/// The single element of a tensor, asked for now and read later: get() waits for what the device was given before the question, not for
+/// what came since. A device that knows no such question is waited for at once.
+class PendingItem {
+ public:
+  explicit PendingItem(const Tensor& t) : device_(t.device()), dtype_(t.dtype()) {
+    const tg_kernels& k = device_.kernels();
+    if (t.count() != 1 || device_.host_memory() || !k.download_begin) {
+      value_ = t.item();
+      return;
+    }
+    const tg_ctx ctx{};
+    check(k.download_begin(t.raw(), t.bytes(), &pending_, &ctx));
+  }
+  PendingItem(const PendingItem&) = delete;
+  PendingItem& operator=(const PendingItem&) = delete;
+  ~PendingItem() {
+    if (pending_) (void)device_.kernels().download_end(pending_, nullptr, 0);
+  }
+
+  double get() {
+    if (void* const pending = std::exchange(pending_, nullptr)) {
+      alignas(8) std::byte bytes[8];
+      check(device_.kernels().download_end(pending, bytes, static_cast<std::int64_t>(dtype_size(dtype_))));
+      value_ = detail::number_at(bytes, dtype_);
+    }
+    return value_;
+  }
+
+ private:
+  void check(tg_status status) const {
+    if (status != kTgOk) fail("item: the copy from " + device_.name() + " failed: " + device_.last_error());
+  }
+
+  Device device_;
+  DType dtype_;
+  void* pending_ = nullptr;
+  double value_ = 0;
+};
 
 /// Copies a foreign array of any strides (in elements; negative ones too) into a dense tensor: wrapping a cropped or NCHW array.
 ///   from_strided(p, {n,h,w,c}, {c*h*w, w, 1, h*w}) reads NCHW memory as NHWC.

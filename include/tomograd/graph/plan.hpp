@@ -56,6 +56,7 @@ struct PlanOptions {
   // Early steps take a quarter of the batch at a time: a smaller arena, the same bits. Off: every step takes the batch in one call.
   bool pieces = true;
   Memory memory = Memory::usual;
+  bool graphs = true;  // a run that comes again (same batch, same memory) is started as one CUDA graph, where the device has them
   // A file that pins each convolution's algorithm. Layers it does not know are timed, once, and added to it (graph/tune.hpp). Empty: the
   // rule.
   std::filesystem::path tune = {};
@@ -90,6 +91,7 @@ struct PlanBody {
   Pieces pieces;
   std::string tuned_by;  // a file
   int tuned = 0;         // convolutions whose algorithm it pins
+  bool graphs = true;
 };
 
 /// Records the calls of one dry pass. Of what the pass makes only shapes are kept, so that a trace takes no more memory than a run.
@@ -182,6 +184,7 @@ class PlanBuilder {
       plan_.tuned_by = tuning_->file().string();
       plan_.tuned = tuning_->pinned();
     }
+    plan_.graphs = options_.graphs;
     for (const PlanStep& step : plan_.steps)
       if (const auto* conv = std::get_if<ConvStep>(&step.work))
         plan_.constant_bytes += conv->packed->bytes() + (conv->bias ? conv->bias.bytes() : 0);
@@ -710,10 +713,53 @@ class Session {
       const void* const from = out == p.input_value ? x : pointers_[static_cast<std::size_t>(out)];
       return detail::run_kernel("session", p.device, p.device.kernels().copy, d, from, y);
     }
+    const Work work{x, y, workspace_ ? workspace_->data() : nullptr, n};
+    if (!p.graphs || !p.device.kernels().graph_begin || trace_ || watch_) return start_steps(work, out, nullptr, stop);
+    if (graph_ && !(noted_ == work)) graph_.reset();
+    if (!graph_ && can_note_ && last_ == work) note_graph(work, out);
+    last_ = work;
+    if (!graph_) return start_steps(work, out, nullptr, stop);
+    if (stop.stop_requested()) TOMOGRAD_THROW(Cancelled("session"));
+    const tg_ctx ctx{};
+    if (p.device.kernels().graph_run(graph_.get(), &ctx) != kTgOk) failed("the graph of its steps");
+  }
+
+  /// What a run works on; the steps of two that are equal are the same to the last pointer.
+  struct Work {
+    const void* x = nullptr;
+    void* y = nullptr;
+    void* workspace = nullptr;
+    std::int64_t n = 0;
+    friend bool operator==(const Work&, const Work&) = default;
+  };
+
+  /// Where the device refuses, steps are started one by one from now on.
+  void note_graph(const Work& work, int out) {
+    const tg_kernels& k = plan_.body_->device.kernels();
+    void *stream = nullptr, *graph = nullptr;
+    can_note_ = false;
+    if (k.graph_begin(&stream) != kTgOk) return;
+    bool complete = true;
+    try {
+      start_steps(work, out, stream, {});
+    } catch (const Error&) {  // it will come again, unless it is the graph's fault
+      complete = false;
+    }
+    const tg_status status = k.graph_end(stream, &graph);
+    graph_ = {graph, k.graph_release};
+    noted_ = work;
+    if (!complete || status != kTgOk || !graph) return graph_.reset();
+    can_note_ = true;
+  }
+
+  void start_steps(const Work& work, int out, void* stream, const std::stop_token& stop) {
+    const detail::PlanBody& p = *plan_.body_;
+    const auto [x, y, workspace, n] = work;
     tg_ctx ctx{};
+    ctx.stream = stream;
     ctx.parallel_for = detail::parallel_for_c;
     ctx.workers = num_threads();
-    ctx.workspace = workspace_ ? workspace_->data() : nullptr;
+    ctx.workspace = workspace;
     ctx.workspace_bytes = workspace_ ? workspace_->bytes() : 0;
     if (p.pieces.steps > 0)
       for (std::int64_t begin = 0; begin < n; begin += p.pieces.pictures) {
@@ -779,6 +825,9 @@ class Session {
   std::vector<void*> pointers_;
   std::unique_ptr<detail::Storage> arena_, workspace_, input_, output_;  // the last two where the device has memory of its own
   int workers_ = 0;
+  Work last_, noted_;
+  bool can_note_ = true;
+  std::unique_ptr<void, void (*)(void*)> graph_{nullptr, nullptr};  // of the work noted_
   Trace trace_;
   std::function<void(std::size_t step, bool done)> watch_;  // before and after each step
 };

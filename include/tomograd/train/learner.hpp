@@ -12,6 +12,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <exception>
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -161,24 +162,26 @@ class Learner {
     std::vector<EpochResult> curves = curves_;
     if (!o.checkpoint.empty() && std::filesystem::exists(o.checkpoint)) first = resume(o, key, optimizer, curves);
     const std::vector<double> peak = rates(optimizer);
+    const CrossEntropyOptions loss_terms = loss_options();
     for (int e = first; e < o.epochs; ++e) {
       const auto start = std::chrono::steady_clock::now();
       EpochResult r{.epoch = static_cast<int>(curves.size())};
       net_.train();
       auto epoch = train_loader_->epoch(static_cast<std::uint64_t>(r.epoch), o.stop);
       const auto batches = static_cast<std::int64_t>(epoch.batches());
+      Feed feed(epoch, device_of(net_), o.stop);
       std::int64_t b = 0, n = 0;
-      for (auto& batch : epoch) {
+      while (const std::optional<data::Batch> batch = feed.next()) {
         const double t = (e + static_cast<double>(b) / static_cast<double>(std::max<std::int64_t>(1, batches))) / o.epochs;
         const optim::OneCycle cycle;
         for (std::size_t g = 0; g < peak.size(); ++g) {
           optimizer.groups()[g].lr = peak[g] * (o.one_cycle ? cycle.lr(t) : 1);
           if (o.one_cycle) optimizer.groups()[g].momentum = cycle.momentum(t);
         }
-        const double loss = step(batch, optimizer, r.epoch, b);
-        r.train_loss += loss * static_cast<double>(batch.size());
+        const double loss = step(*batch, optimizer, loss_terms, feed, r.epoch, b);
+        r.train_loss += loss * static_cast<double>(batch->size());
         r.lr = optimizer.groups().back().lr;
-        n += batch.size();
+        n += batch->size();
         ++b;
         tell({"training", e, o.epochs, b, batches, loss});
       }
@@ -231,20 +234,23 @@ class Learner {
     } restore{net_};
     optim::AdamW optimizer(groups({.lr = 1}));
     const std::vector<double> relative = rates(optimizer);
+    const CrossEntropyOptions loss_terms = loss_options();
     LrFindResult r;
     double smooth = 0, best = INFINITY;
     net_.train();
     int i = 0;
     for (std::uint64_t e = 0; i < o.steps; ++e) {
       auto epoch = train_loader_->epoch(e + (std::uint64_t{1} << 32), o.stop);
+      Feed feed(epoch, device_of(net_), o.stop);
       const int before_epoch = i;
-      for (auto& batch : epoch) {
-        if (i == o.steps) break;
+      while (i < o.steps) {
+        const std::optional<data::Batch> batch = feed.next();
+        if (!batch) break;
         const double lr = o.from * std::pow(o.to / o.from, static_cast<double>(i) / (o.steps - 1));
         for (std::size_t g = 0; g < relative.size(); ++g) optimizer.groups()[g].lr = relative[g] * lr;
         double loss = 0;
         try {
-          loss = step(batch, optimizer, 0, i);
+          loss = step(*batch, optimizer, loss_terms, feed, 0, i);
         } catch (const Error&) {
           loss = INFINITY;  // the rate is too high: the search is over
         }
@@ -330,23 +336,69 @@ class Learner {
 
   static Device device_of(Model& net) { return net.parameters().at(0).device(); }
 
-  double step(const data::Batch& batch, optim::Optimizer& optimizer, int epoch, std::int64_t number) {
+  /// The batches of an epoch on the net's device. One with memory of its own is given the next batch while it still works on this one.
+  class Feed {
+   public:
+    Feed(data::Epoch& epoch, const Device& device, std::stop_token stop) : epoch_(epoch), device_(device), stop_(std::move(stop)) {}
+
+    /// Asks the loader for the next batch, and starts its copies.
+    void fetch_ahead() {
+      if (!device_.host_memory()) fetch();
+    }
+    /// Throws what went wrong on the way, also in fetch_ahead().
+    std::optional<data::Batch> next() {
+      if (!fetched_) fetch();
+      fetched_ = false;
+      if (error_) std::rethrow_exception(std::exchange(error_, {}));
+      if (next_ && stop_.stop_requested()) TOMOGRAD_THROW(Cancelled("training"));
+      return std::exchange(next_, {});
+    }
+
+   private:
+    void fetch() {
+      fetched_ = true;
+      try {
+        next_ = epoch_.next();
+        if (next_) next_->x = next_->x.to(device_), next_->labels = next_->labels.to(device_);
+      } catch (...) {
+        next_.reset();
+        error_ = std::current_exception();
+      }
+    }
+
+    data::Epoch& epoch_;
+    Device device_;
+    std::stop_token stop_;
+    bool fetched_ = false;
+    std::optional<data::Batch> next_;
+    std::exception_ptr error_;
+  };
+
+  /// The loss's options on the net's device.
+  CrossEntropyOptions loss_options() const {
+    CrossEntropyOptions o = options_.loss;
+    if (o.class_weights) o.class_weights = o.class_weights.to(device_of(net_));
+    return o;
+  }
+
+  /// A device that works on its own has the whole backward pass to do when the host waits for the loss, and all of the next batch.
+  double step(const data::Batch& batch, optim::Optimizer& optimizer, const CrossEntropyOptions& options, Feed& feed, int epoch,
+              std::int64_t number) {
     double value = 0;
     {
       const Recomputed recomputed(net_, options_.recompute);
       Tape tape;
-      const Device device = device_of(net_);
-      CrossEntropyOptions options = options_.loss;
-      if (options.class_weights) options.class_weights = options.class_weights.to(device);
-      const Tensor loss = cross_entropy(net_(batch.x.to(device)), batch.labels.to(device), options);
-      value = loss.item();
-      if (!std::isfinite(value))
-        fail("training: the loss is not a number in epoch " + std::to_string(epoch + 1) + ", batch " + std::to_string(number + 1),
-             "a lower learning rate; or look for broken pictures and weights");
+      const Tensor loss = cross_entropy(net_(batch.x), batch.labels, options);
+      PendingItem pending(loss);
       tape.backward(loss);
+      feed.fetch_ahead();
+      value = pending.get();
     }
-    optimizer.step();
+    if (std::isfinite(value)) optimizer.step();
     optimizer.clear_gradients();
+    if (!std::isfinite(value))
+      fail("training: the loss is not a number in epoch " + std::to_string(epoch + 1) + ", batch " + std::to_string(number + 1),
+           "a lower learning rate; or look for broken pictures and weights");
     return value;
   }
 
@@ -357,24 +409,29 @@ class Learner {
     std::optional<Session> session;
     auto epoch = loader.epoch(0, stop);
     const auto batches = static_cast<std::int64_t>(epoch.batches());
+    Feed feed(epoch, device_of(net_), stop);
     std::int64_t b = 0;
-    for (auto& batch : epoch) {
-      if (!session || session->plan().max_batch() < batch.size() || !(session->plan().input().with(0, 1) == batch.x.shape().with(0, 1)))
-        session.emplace(compile(net_, batch.x.shape(), {.batch_invariant = true}));  // results do not depend on .batch
-      append(p, session->run(batch.x, stop), batch);
+    while (const std::optional<data::Batch> batch = feed.next()) {
+      const Tensor& x = batch->x;
+      if (!session || session->plan().max_batch() < batch->size() || !(session->plan().input().with(0, 1) == x.shape().with(0, 1)))
+        session.emplace(compile(net_, x.shape(), {.batch_invariant = true}));  // results do not depend on .batch
+      const Tensor logits = session->run(x, stop);
+      feed.fetch_ahead();
+      append(p, logits.to(cpu()), batch->indices, loader.dataset());
       tell({"validation", 0, 1, ++b, batches, p.losses.back()});
     }
     return p;
   }
-  static void append(Predictions& p, const Tensor& logits, const data::Batch& batch) {
+  static void append(Predictions& p, const Tensor& logits, const std::vector<std::size_t>& indices, const data::Dataset& set) {
     const Tensor log_p = log_softmax(logits);
-    for (std::int64_t i = 0; i < batch.size(); ++i) {
-      const float* row = log_p.data<float>() + i * p.classes;
-      const std::int64_t label = batch.labels.data<std::int64_t>()[i];
-      p.indices.push_back(batch.indices[static_cast<std::size_t>(i)]);
+    const float* row = log_p.data<float>();
+    for (const std::size_t index : indices) {
+      const std::int64_t label = set[index].label;
+      p.indices.push_back(index);
       p.labels.push_back(static_cast<int>(label));
       for (std::int64_t c = 0; c < p.classes; ++c) p.probabilities.push_back(std::exp(static_cast<double>(row[c])));
       p.losses.push_back(-static_cast<double>(row[label]));
+      row += p.classes;
     }
   }
 
