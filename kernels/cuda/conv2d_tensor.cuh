@@ -36,7 +36,7 @@ struct GatheredAlong {
 
   /// The i-th row of this thread begins there; picture counts pictures.
   __device__ __forceinline__ void set_row(int i, bool there, int n, int h, int w) {
-    top[i] = there ? h : kFarOutside, left[i] = w, picture[i] = n * size_h * size_w;
+    top[i] = there ? h : kFarOutside, left[i] = w, picture[i] = there ? n * size_h * size_w : 0;
   }
   __device__ __forceinline__ const float* address(int i, int l, int begin, int end) const {
     const int e = begin + along_depth() + l, tap = channels.divide(e), r = taps_w.divide(tap);
