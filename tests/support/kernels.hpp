@@ -468,7 +468,7 @@ struct ConformOptions {
 };
 
 constexpr bool kUnderTsan = TOMOGRAD_TEST_TSAN;  // races need workers, not every value again: 20 times slower than without
-/// Under sanitizers once: what the number of workers changes is compared where it costs a tenth.
+/// Under sanitizers once: whether the number of workers changes bits is the plain build's question.
 inline const std::vector<int32_t>& worker_counts() {
   static const std::vector<int32_t> counts = TOMOGRAD_TEST_ASAN || TOMOGRAD_TEST_TSAN ? std::vector<int32_t>{5}
                                              : only_table()                           ? std::vector<int32_t>{1}
