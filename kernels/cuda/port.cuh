@@ -30,7 +30,7 @@
 #include <cstdlib>
 #include <string_view>
 #endif
-#else  // the CPU: another namespace, for nvcc's host stubs bear the kernels' names, and one program may hold both
+#else  // the CPU: another namespace, for nvcc makes a host function of each kernel's name, and one program may hold both
 #ifndef TG_KERNEL_NAMESPACE
 #define TG_KERNEL_NAMESPACE tomograd::inline TOMOGRAD_ABI::kernels::simt
 #endif

@@ -54,7 +54,7 @@ struct State {
   std::set<CUstream_st*> made;
   std::set<CUgraph_st*> graphs;
   std::set<CUgraphExec_st*> ready;
-  std::map<const void*, std::string> kernels;  // by their stub
+  std::map<const void*, std::string> kernels;  // by the address that launches name
   std::map<const void*, std::size_t> dynamic_shared;
   std::vector<std::string> complaints, launches;
   std::map<std::string, int> calls;
@@ -474,17 +474,17 @@ cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute what, int
   });
 }
 
-cudaError_t __cudaGetKernel(cudaKernel_t* kernel, const void* stub) {
-  *kernel = reinterpret_cast<cudaKernel_t>(const_cast<void*>(stub));
+cudaError_t __cudaGetKernel(cudaKernel_t* kernel, const void* address) {
+  *kernel = reinterpret_cast<cudaKernel_t>(const_cast<void*>(address));
   return cudaSuccess;
 }
 cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void**, std::size_t shared, cudaStream_t stream) {
   return call("cudaLaunchKernel", [&](State& s) {
-    const void* const stub = kernel;
-    const auto it = s.kernels.find(stub);
+    const void* const address = kernel;
+    const auto it = s.kernels.find(address);
     if (it == s.kernels.end()) return wrong("cudaLaunchKernel", "no kernel of the binary", cudaErrorInvalidValue);
     const std::string& name = it->second;
-    const std::size_t most = s.dynamic_shared.contains(stub) ? s.dynamic_shared[stub] : std::size_t{48} << 10;
+    const std::size_t most = s.dynamic_shared.contains(address) ? s.dynamic_shared[address] : std::size_t{48} << 10;
     const auto threads = std::uint64_t{block.x} * block.y * block.z;
     if (threads < 1 || threads > 1024 || block.z > 64 || grid.x < 1 || grid.x > 0x7fffffff || grid.y < 1 || grid.y > 65535 || grid.z < 1 ||
         grid.z > 65535)
@@ -499,8 +499,8 @@ cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void*
     return e == cudaSuccess && !noting && blocking && *blocking == '1' ? catch_up(stream) : e;
   });
 }
-cudaError_t cudaLaunchKernel(const void* stub, dim3 grid, dim3 block, void** arguments, std::size_t shared, cudaStream_t stream) {
-  return __cudaLaunchKernel(reinterpret_cast<cudaKernel_t>(const_cast<void*>(stub)), grid, block, arguments, shared, stream);
+cudaError_t cudaLaunchKernel(const void* address, dim3 grid, dim3 block, void** arguments, std::size_t shared, cudaStream_t stream) {
+  return __cudaLaunchKernel(reinterpret_cast<cudaKernel_t>(const_cast<void*>(address)), grid, block, arguments, shared, stream);
 }
 unsigned __cudaPushCallConfiguration(dim3 grid, dim3 block, std::size_t shared, CUstream_st* stream) {
   configurations.push_back({grid, block, shared, stream});
@@ -517,9 +517,9 @@ void** __cudaRegisterFatBinary(void*) { return reinterpret_cast<void**>(new int)
 void __cudaRegisterFatBinaryEnd(void**) {}
 void __cudaUnregisterFatBinary(void** handle) { delete reinterpret_cast<int*>(handle); }
 char __cudaInitModule(void**) { return 1; }
-void __cudaRegisterFunction(void**, const char* stub, char*, const char* name, int, uint3*, uint3*, dim3*, dim3*, int*) {
+void __cudaRegisterFunction(void**, const char* address, char*, const char* name, int, uint3*, uint3*, dim3*, dim3*, int*) {
   const std::lock_guard lock(state().mutex);
-  state().kernels[stub] = name;
+  state().kernels[address] = name;
 }
 
 }  // extern "C"
