@@ -356,7 +356,7 @@ inline tg_status conv2d(const tg_conv_desc* desc, const tg_conv_args* args, cons
   if (conv::is_winograd(algorithm)) {
     const winograd::Layer layer = winograd::forward(d);
     winograd::with_tile(algorithm, layer.taps(), [&](auto tile, auto taps) TG_LAMBDA {
-      winograd::Job job{layer, {layer, tile}, x, packed, y, epilogue, moments.chunk_mean, moments.chunk_m2, scratch, 0, 0, 0, 0, 0};
+      winograd::Job job{layer, {layer, tile}, x, packed, y, epilogue, moments.chunk_mean, moments.chunk_m2, scratch};
       winograd::run<tile, taps>(job, ctx);
     });
   } else if (algorithm == kTgConvDirect) {
@@ -397,20 +397,8 @@ inline tg_status conv2d_grad_data(const tg_conv_desc* desc, const void* filter, 
     winograd::with_tile(algorithm, 3, [&](auto tile, auto taps) TG_LAMBDA {
       const winograd::Sizes sizes(layer, tile);
       winograd::pack<tile, taps>(layer, w, true, packed, ctx);
-      winograd::Job job{layer,
-                        sizes,
-                        static_cast<const float*>(dy),
-                        packed,
-                        static_cast<float*>(dx),
-                        {},
-                        nullptr,
-                        nullptr,
-                        packed + sizes.packed_floats(layer.k),
-                        0,
-                        0,
-                        0,
-                        0,
-                        0};
+      winograd::Job job{layer,   sizes,   static_cast<const float*>(dy),        packed, static_cast<float*>(dx), {},
+                        nullptr, nullptr, packed + sizes.packed_floats(layer.k)};
       winograd::run<tile, taps>(job, ctx);
     });
     return kTgOk;

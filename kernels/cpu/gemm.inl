@@ -345,26 +345,27 @@ struct Product {
 };
 
 // The partition: the cheapest by a small model in cycles per worker, of which the shape of the terms matters, not the digits.
-// Has no influence on results.
+// Has no influence on results. Row blocks are whole chunks where statistics are wanted, else whole tiles.
 inline void split(Product& p, int32_t workers) noexcept {
-  const int64_t chunks = blocks_of(p.m, kChunk), panels = blocks_of(p.n, kNr);
+  const int64_t unit = p.mean ? kChunk : kMr, units = blocks_of(p.m, unit), panels = blocks_of(p.n, kNr);
   const bool in_cache = p.k * p.n <= kCachedFloats;  // all of B stays in a core's L2: read once
   double best = 0;
   for (int64_t cols = least(panels, kMaxCols / kNr);; cols = (cols + 1) / 2) {
-    for (int64_t group = least(chunks, most(1, kCachedFloats / (cols * kNr * kChunk)));; group /= 2) {
-      const int64_t rows = least(p.m, group * kChunk), width = least(p.n, cols * kNr);
-      const double multiply = static_cast<double>(rows * width * p.k) / (2 * kLanes),
-                   copy_a = static_cast<double>(rows * p.k) / (kLanes / 2.0);
-      const double load_b = in_cache ? 0.0 : static_cast<double>(width * p.k) * 0.5,
-                   jobs = static_cast<double>(p.batch * blocks_of(chunks, group) * blocks_of(panels, cols));
-      const double rounds = std::ceil(jobs / workers);
-      const double cost = rounds * (multiply + copy_a + load_b + 2000.0) + (jobs > 1 && workers > 1 ? 10000.0 : 0.0);
-      if (best == 0 || cost < best) {
+    const int64_t col_blocks = p.batch * blocks_of(panels, cols), most_units = most(1, kCachedFloats / (cols * kNr * unit));
+    for (int64_t fewest = blocks_of(units, most_units); fewest <= units; fewest *= 2) {
+      for (const int64_t blocks : {fewest, blocks_of(fewest, workers) * workers}) {
+        const int64_t group = blocks_of(units, blocks), rows = least(p.m, group * unit), width = least(p.n, cols * kNr);
+        const double multiply = static_cast<double>(rows * width * p.k) / (2 * kLanes),
+                     copy_a = static_cast<double>(rows * p.k) / (kLanes / 2.0);
+        const double load_b = in_cache ? 0.0 : static_cast<double>(width * p.k) * 0.5,
+                     jobs = static_cast<double>(col_blocks * blocks_of(units, group));
+        const double rounds = std::ceil(jobs / workers);
+        const double cost = rounds * (multiply + copy_a + load_b + 2000.0) + (jobs > 1 && workers > 1 ? 10000.0 : 0.0);
+        if (best != 0 && cost >= best) continue;
         best = cost;
-        p.rows_per_block = group * kChunk;
+        p.rows_per_block = group * unit;
         p.cols_per_block = cols * kNr;
       }
-      if (group == 1) break;
     }
     if (cols * kNr <= 64) break;
   }
@@ -418,7 +419,7 @@ inline void block(const Product& p, int64_t g, int64_t m0, int64_t m1, int64_t n
           const char* const here = bytes_at(a, 0);
           TileArgs args{c + n, offset, rows, least(kNr, n1 - n), k0 > 0, last ? &epilogue : nullptr, {here, here}, {}};
           const int64_t call = (n - n0) / kNr;
-          if (pass != kMr && m == pass0) {  // the first rows draw the next panel of B into the cache
+          if (m == m0 || (pass != kMr && m == pass0)) {  // the first rows draw the next panel of B into the cache
             const char* next = bytes_at(panels, n + kNr < n1 ? (n + kNr) * p.k + k0 * kNr : n0 * p.k + k1 * kNr);
             args.ahead[0] = next, args.ahead[1] = next + 64;
             args.ahead_bytes[0] = args.ahead_bytes[1] = kNr * 4;

@@ -230,33 +230,38 @@ struct Job {
   float* mean;  // per row of tiles and channel, or NULL
   float* m2;
   float* scratch;
-  int64_t workers, rows, row_jobs, cols, col_jobs;  // the partition, see split()
+  int64_t row_jobs = 0, cols = 0, col_jobs = 0;                                                     // the partition, see split()
+  TG_FORCEINLINE int64_t first_row(int64_t i) const noexcept { return sizes.rows * i / row_jobs; }  // of job i; sizes differ by one
 };
 
 // The cheapest partition by a small model in cycles per worker. Has no influence on results.
 inline void split(Job& job, int32_t workers) noexcept {
-  job.workers = workers;
   const Layer& l = job.layer;
   const Sizes& s = job.sizes;
   const int64_t panels = blocks_of(l.k, kNr);
   double best = 0;
   for (int64_t col_jobs = 1; col_jobs == 1 || (col_jobs <= workers && col_jobs <= panels); col_jobs *= 2) {
     const int64_t cols = blocks_of(panels, col_jobs) * kNr;
-    for (int64_t at_once = s.rows_at_once; at_once >= 1; at_once /= 2) {
-      const int64_t rows = blocks_of(s.rows, blocks_of(s.rows, at_once)), tiles = rows * s.tiles_w, rest = tiles % kMr;
+    const auto cost_of = [&](int64_t rows) TG_LAMBDA {
+      const int64_t tiles = rows * s.tiles_w, rest = tiles % kMr;
       const int64_t padded = tiles - rest + (rest == 0 ? 0 : rest <= kMr / 2 ? kMr / 2 : kMr);
       const double multiply = static_cast<double>(padded * cols * s.channels) / (2 * kLanes),
                    load = static_cast<double>(cols * s.channels) * 0.05,
                    transform = static_cast<double>(tiles * (3 * s.channels + 3 * cols)) / kLanes;
-      const double jobs = static_cast<double>(blocks_of(s.rows, rows) * blocks_of(panels * kNr, cols));
-      const double cost = std::ceil(jobs / workers) * (static_cast<double>(s.products) * (multiply + load + transform) + 2000);
-      if (best != 0 && cost >= best) continue;
-      best = cost;
-      job.rows = rows;
-      job.cols = cols;
+      return static_cast<double>(s.products) * (multiply + load + transform) + 2000;
+    };
+    for (int64_t fewest = blocks_of(s.rows, s.rows_at_once); fewest <= s.rows; fewest *= 2) {
+      for (const int64_t some : {fewest, blocks_of(fewest, workers) * workers}) {
+        const int64_t row_jobs = least(s.rows, some), jobs = blocks_of(row_jobs * blocks_of(panels * kNr, cols), workers);  // of a worker
+        const int64_t rows = s.rows / row_jobs, larger = least(jobs, blocks_of(s.rows * jobs, row_jobs) - jobs * rows);
+        const double cost = static_cast<double>(jobs - larger) * cost_of(rows) + static_cast<double>(larger) * cost_of(rows + 1);
+        if (best != 0 && cost >= best) continue;
+        best = cost;
+        job.row_jobs = row_jobs;
+        job.cols = cols;
+      }
     }
   }
-  job.row_jobs = blocks_of(s.rows, job.rows);
   job.col_jobs = blocks_of(l.k, job.cols);
 }
 
@@ -429,11 +434,11 @@ template <int kTile, int kTaps>
 inline void block(const Job& job, int64_t index, float* scratch) noexcept {
   const Layer& l = job.layer;
   const Sizes& s = job.sizes;
-  const int64_t row0 = index % job.row_jobs * job.rows, row1 = least(s.rows, row0 + job.rows);
+  const int64_t row_job = index % job.row_jobs, row0 = job.first_row(row_job), row1 = job.first_row(row_job + 1);
   const int64_t k0 = index / job.row_jobs * job.cols, k1 = least(l.k, k0 + job.cols);
   const int64_t pixel0 = s.first_pixel(row0, kTile, l.p, l.q), pixels = s.first_pixel(row1, kTile, l.p, l.q) - pixel0;
-  const int64_t soon0 = least(s.rows, row0 + job.workers * job.rows), soon1 = least(s.rows, soon0 + job.rows);  // the next job's rows
-  const int64_t next_x = s.first_pixel(soon0, kTile * l.stride, l.h, l.w) * l.c,
+  const int64_t soon1 = row1 == s.rows ? row1 : job.first_row(row_job + 2);  // the next job's rows: a worker's jobs follow each other
+  const int64_t next_x = s.first_pixel(row1, kTile * l.stride, l.h, l.w) * l.c,
                 end_x = s.first_pixel(soon1, kTile * l.stride, l.h, l.w) * l.c;
   const int64_t share = blocks_of(blocks_of(end_x - next_x, blocks_of(k1 - k0, kNr)), kNr);  // of a panel, in pieces
   float *const zeros = scratch, *const merged = zeros + s.zero_floats(), *const v = merged + s.merged_floats(), *const m = v + s.v_floats();

@@ -42,6 +42,20 @@ TEST(ParallelFor, RunsEveryBlockOnce) {
   }
 }
 
+TEST(ParallelFor, WorkersBeginWithTheirOwnShare) {
+  constexpr int kThreads = 4, kEach = 3;
+  const Threads scope(kThreads);
+  for (int repeat = 0; repeat < 20; ++repeat) {
+    std::atomic<int> begun{0}, strangers{0};
+    tg::parallel_for(kThreads * kEach, [&](std::int64_t block, std::int32_t worker) {
+      if (begun.fetch_add(1) >= kThreads) return;  // by now all are at work, and may help each other
+      if (block != worker * kEach) ++strangers;
+      while (begun.load() < kThreads) std::this_thread::yield();
+    });
+    EXPECT_EQ(strangers, 0);
+  }
+}
+
 TEST(ParallelFor, NestedCallsRunInline) {
   const Threads scope(4);
   std::atomic<int> sum{0};

@@ -2,8 +2,9 @@
 // Copyright The tomograd authors
 //
 // The thread pool: parallel_for(blocks, body) runs body(block, worker) once per block. One pool per process, started lazily, never
-// joined at exit. Workers spin for at most 1 ms after a job, then sleep; a caller never waits for one that is still asleep. Nested
-// calls, and calls while another thread holds the pool, run inline. A forked child builds its own pool.
+// joined at exit. Each worker begins with its own share of the blocks, then helps others. Workers spin for at most 1 ms after a job, then
+// sleep; a caller never waits for one that is still asleep. Nested calls, and calls while another thread holds the pool, run inline. A
+// forked child builds its own pool.
 // Results never depend on the number of threads: work is split over outputs, and nothing reads the worker's number but scratch.
 #pragma once
 
@@ -38,7 +39,8 @@ class ThreadPool {
  public:
   using Body = void (*)(void* job, std::int64_t block, std::int32_t worker);
 
-  explicit ThreadPool(int threads) : threads_(std::max(1, threads)), spins_(threads <= usable_cores()) {}
+  explicit ThreadPool(int threads)
+      : threads_(std::max(1, threads)), spins_(threads <= usable_cores()), shares_(static_cast<std::size_t>(threads_)) {}
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
   ~ThreadPool() {
@@ -63,7 +65,7 @@ class ThreadPool {
     body_ = body;
     job_ = job;
     blocks_ = blocks;
-    next_.store(0, std::memory_order_relaxed);
+    for (int w = 0; w < threads_; ++w) shares_[static_cast<std::size_t>(w)].next.store(share(w), std::memory_order_relaxed);
     done_.store(0, std::memory_order_relaxed);
     state_.store((++epoch_ << 17) | kOpen);  // publishes the job
     if (sleepers_.load() > 0) {
@@ -99,8 +101,16 @@ class ThreadPool {
     }
   }
 
+  // Worker w's share is blocks [share(w), share(w + 1)): what it wrote of one layer it reads of the next, and another core's cache is far.
+  std::int64_t share(int w) const noexcept { return blocks_ / threads_ * w + std::min<std::int64_t>(w, blocks_ % threads_); }
+
   void work(std::int32_t worker) {
-    for (std::int64_t b; (b = next_.fetch_add(1, std::memory_order_relaxed)) < blocks_;) body_(job_, b, worker);
+    for (int i = 0, w = worker; i < threads_; ++i, w = w + 1 == threads_ ? 0 : w + 1) {  // one's own, then what others left of theirs
+      auto& next = shares_[static_cast<std::size_t>(w)].next;
+      const std::int64_t end = share(w + 1);
+      if (next.load(std::memory_order_relaxed) >= end) continue;
+      for (std::int64_t b; (b = next.fetch_add(1, std::memory_order_relaxed)) < end;) body_(job_, b, worker);
+    }
   }
 
   void loop(std::int32_t worker) {
@@ -145,7 +155,10 @@ class ThreadPool {
   std::int64_t blocks_ = 0;
   std::uint64_t epoch_ = 0;
   std::atomic<std::uint64_t> state_{0}, done_{0};  // state: epoch, open bit, how many workers joined
-  std::atomic<std::int64_t> next_{0};
+  struct alignas(64) Share {
+    std::atomic<std::int64_t> next{0};
+  };
+  std::vector<Share> shares_;
 };
 
 struct PoolSlot {
