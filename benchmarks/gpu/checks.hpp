@@ -172,25 +172,33 @@ inline Trained train(const std::string& arch, std::int64_t size, std::int64_t ba
   return t;
 }
 
-/// Two identical runs, of training and of a plan.
+/// Two identical runs, of training, of a plan, and of a plan that is replayed as a CUDA graph beside one that is not.
 inline Section same_bits(const tg::Device& device, bool quick) {
   Section s{"Two identical runs"};
   s.columns = {"what", "first", "second"};
   const std::string arch = quick ? "resnet20" : "resnet18";
   const std::int64_t size = quick ? 16 : 64, batch = quick ? 2 : 8;
-  const auto planned = [&] {
+  const auto planned = [&](bool graphs, int runs) {
     const auto net = tg::make_model(arch, {.classes = 10, .seed = 5});
     net->to(device);
-    tg::Session session(tg::compile(*net, {batch, size, size, 3}));
+    tg::Session session(tg::compile(*net, {batch, size, size, 3}, {.graphs = graphs}));
     tg::Tensor x = tg::empty({batch, size, size, 3});
     tg::nn::fill_normal(x, 1, tg::Random(11));
-    const tg::Tensor y = session.run(x);
+    x = x.to(device);
+    tg::Tensor y;
+    for (int i = 0; i < runs; ++i) y = session.run(x).to(tg::cpu());  // a run that comes again is a graph
     return tg::sha256({static_cast<const char*>(y.raw()), static_cast<std::size_t>(y.bytes())});
   };
   const auto trained = [&] { return train(arch, size, batch, quick ? 1 : 3, device).digest; };
-  for (const auto& [what, run] :
-       {std::pair<std::string, std::function<std::string()>>{arch + " planned", planned}, {arch + " trained", trained}}) {
-    const std::string first = run(), second = run();
+  struct Pair {
+    std::string what;
+    std::function<std::string()> one, other;
+  };
+  const auto once = [&] { return planned(false, 1); };
+  for (const auto& [what, one, other] :
+       {Pair{arch + " planned", once, once}, Pair{arch + " as a CUDA graph, and without", [&] { return planned(true, 4); }, once},
+        Pair{arch + " trained", trained, trained}}) {
+    const std::string first = one(), second = other();
     s.rows.push_back({what, first.substr(0, 16), second.substr(0, 16)});
     if (first != second) s.fail(what + ": other bits in the second run");
   }

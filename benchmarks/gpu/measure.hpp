@@ -196,7 +196,8 @@ using Peers = std::map<std::string, std::pair<double, double>>;
 
 inline Section networks(const tg::Device& device, const Against& against, const Peers& torch, const std::string& no_torch, bool quick) {
   Section s{"Whole networks, 224x224"};
-  s.columns = {"network", "precision", "batch", "images/s", "MB of tensors", "vendor images/s", "PyTorch images/s", "PyTorch MB"};
+  s.columns = {"network",         "precision",        "batch",     "images/s", "without graph", "MB of tensors",
+               "vendor images/s", "PyTorch images/s", "PyTorch MB"};
   const double budget = quick ? 0 : 0.6;
   const std::int64_t size = quick ? 16 : 224;
   struct Run {
@@ -212,7 +213,7 @@ inline Section networks(const tg::Device& device, const Against& against, const 
       runs.push_back({arch, p, true, 32});
     }
   if (quick) runs = {{"resnet20", tg::Precision::fp32, false, 1}, {"resnet20", tg::Precision::bf16, true, 1}};
-  const auto rate = [&](const Run& job, const tg::Device& on) {
+  const auto rate = [&](const Run& job, const tg::Device& on, bool graphs = true) {
     tg::set_precision(job.precision);
     const auto net = tg::make_model(job.arch, {.classes = 1000, .seed = 5});
     net->to(on);
@@ -230,7 +231,7 @@ inline Section networks(const tg::Device& device, const Against& against, const 
         optimizer.clear_gradients();
       });
     } else {
-      tg::Session session(tg::compile(*net, x.shape()));
+      tg::Session session(tg::compile(*net, x.shape(), {.graphs = graphs}));
       seconds = time_of(on, budget, [&] { (void)session.run(x); });
     }
     return static_cast<double>(job.batch) / seconds;
@@ -242,8 +243,8 @@ inline Section networks(const tg::Device& device, const Against& against, const 
     tg::trim_memory();
     tg::reset_device_peak(device);
     try {
-      const double own = rate(job, device);
-      Row row{what, precision, job.batch, own, static_cast<double>(tg::device_bytes(device).peak) * 1e-6};
+      const double own = rate(job, device), megabytes = static_cast<double>(tg::device_bytes(device).peak) * 1e-6;
+      Row row{what, precision, job.batch, own, job.train ? Cell("") : Cell(rate(job, device, false)), megabytes};
       row.push_back(against.vendor ? Cell(rate(job, *against.vendor)) : Cell(""));
       const auto peer = torch.find(key);
       row.push_back(peer != torch.end() ? Cell(peer->second.first) : Cell(""));

@@ -15,12 +15,14 @@
 #include "../../examples/support/npy.hpp"
 #include "support/nets.hpp"
 #include "support/programs.hpp"
+#include "support/sanitizers.hpp"
 
 namespace tomograd_test {
 namespace {
 
 using CudaPrograms = ProgramTest;
 const std::string kSimt = "TOMOGRAD_CUDA_PLUGIN='" TOMOGRAD_SIMT_PLUGIN_FILE "'";
+constexpr bool kHalfAMinute = TOMOGRAD_TEST_ASAN;  // takes as much under it: engine_test has the same calls in one process
 
 TEST_F(CudaPrograms, SayWhyThereIsNoGpu) {
   const Outcome devices = run("tomograd devices", "CUDA_VISIBLE_DEVICES=");
@@ -36,6 +38,7 @@ TEST_F(CudaPrograms, SayWhyThereIsNoGpu) {
 
 TEST_F(CudaPrograms, RunOnSimtBehindThePlugin) {
   if (!tg::kernels::simt_kernels()) GTEST_SKIP() << "this machine cannot run simt (AVX2 and FMA)";
+  if (kHalfAMinute) GTEST_SKIP() << "not under AddressSanitizer";
   EXPECT_TRUE(run("tomograd devices", kSimt).says("cuda   simt"));
   const Outcome bench = run("tomograd bench --arch resnet20 --batch 1 --seconds 0.1 --train --device cuda", kSimt);
   EXPECT_EQ(bench.code, 0) << bench;
@@ -136,6 +139,7 @@ TEST_F(CudaPrograms, MemoryThatRunsOutIsASentence) {
 
 TEST_F(CudaPrograms, AGpuThatFailsInMidTrainingLeavesTheCheckpoint) {
   if (!tg::kernels::simt_kernels()) GTEST_SKIP() << "this machine cannot run simt (AVX2 and FMA)";
+  if (kHalfAMinute) GTEST_SKIP() << "not under AddressSanitizer";
   ASSERT_EQ(run("tomograd phantoms --patients 4 --slices 2 --size 64 --out data").code, 0);
   const std::string train =
       "tomograd train --csv data/labels.csv --label hemorrhage --group patient_id --hu-offset 1024 --arch resnet20 --size 32 --batch 4 "
