@@ -36,6 +36,7 @@ ALL_PEERS = {"pytorch": ["torch", "torchvision"], "pytorch-compiled": ["torch", 
 GFLOP = {"resnet18": 3.63, "resnet50": 8.18, "resnet152": 23.03}  # a picture's forward pass, direct sums
 WORKS = [("infer", net, batch) for net in GFLOP for batch in (1, 16)] + [("train", net, 16) for net in ("resnet18", "resnet50")]
 BAND = 0.10
+FORMAT = 1  # of the JSON files
 # Variables that keep an engine to AVX2. Some have none, they choose by the CPU alone: such are shown, but are no best peer then.
 AVX2 = {"TOMOGRAD_ISA": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "TORCHINDUCTOR_CPP_SIMDLEN": "256"}
 NOT_LIMITED = {"onnxruntime", "ncnn", "mnn"}
@@ -157,13 +158,17 @@ def find_peers(o, only=None):
         for python in pythons:
             if not python.exists():
                 continue
-            done = subprocess.run([python, ROOT / "benchmarks/peers/worker.py", name, "probe"], capture_output=True, text=True, cwd=OUT)
+            try:
+                done = subprocess.run([python, ROOT / "benchmarks/peers/worker.py", name, "probe"], capture_output=True, text=True, cwd=OUT)
+            except OSError as e:  # a folder, say
+                missing[name] = f"{python} cannot be run: {e.strerror}"
+                continue
             if done.returncode == 0:
                 found[name] = (python, done.stdout.strip().splitlines()[-1])
                 missing.pop(name, None)
                 return
             missing[name] = last_line(done.stderr)
-        missing.setdefault(name, "no Python was found")
+        missing.setdefault(name, f"there is no {' and no '.join(map(str, pythons))}")
 
     for name in wanted:
         probe(name)
@@ -302,14 +307,14 @@ def measure(o, work, peers):
     return row
 
 
-def run_works(o, works, peers):
-    machine = machine_of(o)
+def run_works(o, works, peers, machine=None):
+    machine = machine or machine_of(o)
     say(machine_text(machine))
     prepare(o, sorted({net for _, net, _ in works}))
     rows = []
     for work in works:
         rows.append(measure(o, work, peers))
-    return {"format": 1, "date": datetime.date.today().isoformat(), "machine": machine,
+    return {"format": FORMAT, "date": datetime.date.today().isoformat(), "machine": machine,
             "options": {"threads": o.threads, "seconds": o.seconds, "rounds": o.rounds, "isa": o.isa or "", "seed": o.seed},
             "versions": {n: v for n, (_, v) in peers.items()}, "rows": rows}
 
@@ -336,7 +341,7 @@ def markdown(result):
              result["machine"]["tomograd"] + "".join(", " + v for v in result["versions"].values()) + ".", "",
              f"Pictures of 224x224 per second, float32; median of {o['rounds']} interleaved rounds of {o['seconds']:g} s, lowest to highest round "
              "in brackets. Ratio: tomograd to the best peer of the row." +
-             (f" Instruction set {o['isa']}; {', '.join(sorted(NOT_LIMITED & set(names)))} cannot be limited and do not count for the ratio."
+             (f" Instruction set {o['isa']}; not limited to it, and not counted for the ratio: {', '.join(sorted(NOT_LIMITED & set(names)))}."
               if o["isa"] == "avx2" and NOT_LIMITED & set(names) else ""), "",
              "| | " + " | ".join(names) + " | ratio | of FMA peak |", "|---" * (len(names) + 3) + "|"]
     for row in result["rows"]:
@@ -389,12 +394,24 @@ def svg(result):
             + "".join(legend + parts) + "</svg>\n")
 
 
-def named(stem, suffix):
-    return stem.with_name(stem.name + suffix)
+def target(path):
+    """The path, if it can be written: asked before anything is measured."""
+    path = pathlib.Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise Failed(f"{path} cannot be written: {e.strerror}")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise Failed(f"{path} cannot be written: " + ("it is a folder" if path.is_dir() else "its folder is closed to us"))
+    return path
+
+
+def targets(stem, *suffixes):
+    stem = pathlib.Path(stem).absolute()
+    return [target(stem.parent / (stem.name + suffix)) for suffix in suffixes]
 
 
 def write(path, text):
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text)
     temporary.rename(path)
@@ -405,24 +422,24 @@ def write(path, text):
 
 def bench_peers(o):
     works = select_works(o)
+    to_json, to_md, to_svg = targets(o.out or OUT / "peers", ".json", ".md", ".svg")
     peers, missing = find_peers(o)
     say("versions: " + ", ".join(v for _, v in peers.values()) if peers else "bench: no peer is here, tomograd runs alone")
     unlimited = sorted(NOT_LIMITED & set(peers)) if o.isa == "avx2" else []
     if unlimited:
-        say(f"note: {', '.join(unlimited)} cannot be limited to AVX2, and do not count for the ratio")
+        say(f"note: not limited to AVX2, and not counted for the ratio: {', '.join(unlimited)}")
     result = run_works(o, works, peers)
     result["missing"] = missing
-    stem = pathlib.Path(o.out) if o.out else OUT / "peers"
-    write(named(stem, ".json"), json.dumps(result, indent=1) + "\n")
-    write(named(stem, ".md"), markdown(result))
-    write(named(stem, ".svg"), svg(result))
-    say("", markdown(result), f"written: {stem}.json, .md, .svg")
+    write(to_json, json.dumps(result, indent=1) + "\n")
+    write(to_md, markdown(result))
+    write(to_svg, svg(result))
+    say("", markdown(result), f"written: {to_json}, .md, .svg")
     return 0
 
 
 def bench_record(o):
-    result = run_works(o, select_works(o), {})
-    write(pathlib.Path(o.record), json.dumps(result, indent=1) + "\n")
+    works, file = select_works(o), target(o.record)
+    write(file, json.dumps(run_works(o, works, {}), indent=1) + "\n")
     say(f"written: {o.record}")
     return 0
 
@@ -430,20 +447,27 @@ def bench_record(o):
 def bench_compare(o):
     try:
         base = json.loads(pathlib.Path(o.compare).read_text())
+        if base["format"] != FORMAT:
+            raise Failed(f"{o.compare} is of format {base['format']}, not {FORMAT}: --record it anew")
         rows = {(r["kind"], r["net"], r["batch"]): r for r in base["rows"] if r["engines"].get("tomograd", {}).get("per_peak")}
         then = base["options"]
         was = {"threads": int(then["threads"]), "isa": str(base["machine"]["isa"])}
         before = {w: float(r["engines"]["tomograd"]["per_peak"]) for w, r in rows.items() if w in WORKS}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        if not all(0 < b < math.inf for b in before.values()):
+            raise ValueError("a speed that is none")
+    except OSError as e:
+        raise Failed(f"{o.compare} cannot be read: {e.strerror}")
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise Failed(f"{o.compare} is no file of ./run bench --record or --peers: {type(e).__name__} {e}")
     o.threads = was["threads"]  # per thread another share of the peak is reached
     works = [w for w in WORKS if w in before and (not o.only or re.search(o.only, name_of(w)))]
     if not works:
         raise Failed(f"{o.compare} has no row of tomograd" + (f" that fits --only '{o.only}'" if o.only else ""))
-    now = run_works(o, works, {})
-    if now["machine"]["isa"] != was["isa"]:
-        raise Failed(f"the base was measured with {was['isa']}, this is {now['machine']['isa']}: shares of the peak do not compare "
+    machine = machine_of(o)
+    if machine["isa"] != was["isa"]:
+        raise Failed(f"the base was measured with {was['isa']}, this is {machine['isa']}: shares of the peak do not compare "
                      "(TOMOGRAD_ISA sets it)")
+    now = run_works(o, works, {}, machine)
 
     def change_of(work, row):
         mine = row["engines"].get("tomograd")
@@ -510,6 +534,7 @@ def bench_head_ct(o):
     packed = root / "imagenet_weights/resnet50_imagenet.pth.xz"
     if not packed.exists() or not (root / "head_ct/labels.csv").exists():
         raise Failed(f"--head-ct needs head_ct/ and imagenet_weights/ in {root}: set TOMOGRAD_DATA")
+    to_json, to_md = targets(o.out or OUT / "head_ct", ".json", ".md")
     weights = OUT / "resnet50_imagenet.pth"
     if not weights.exists():
         import lzma
@@ -546,10 +571,9 @@ def bench_head_ct(o):
              f"A frozen ResNet-50 on 200 slices, {views} augmented views, {epochs} epochs of the last layer; whole programs, median of {o.rounds} "
              "interleaved rounds.", "", "| | seconds | beside tomograd |", "|---|---|---|"]
     lines += [f"| {n} | {statistics.median(s):.1f} | {statistics.median(s) / ours:.2f} |" for n, s in seconds.items() if s]
-    stem = pathlib.Path(o.out) if o.out else OUT / "head_ct"
-    write(named(stem, ".json"), json.dumps({"format": 1, "date": date, "machine": machine, "seconds": seconds}, indent=1) + "\n")
-    write(named(stem, ".md"), "\n".join(lines) + "\n")
-    say("", *lines, "", f"written: {stem}.json, .md")
+    write(to_json, json.dumps({"format": FORMAT, "date": date, "machine": machine, "seconds": seconds}, indent=1) + "\n")
+    write(to_md, "\n".join(lines) + "\n")
+    say("", *lines, "", f"written: {to_json}, .md")
     return 0
 
 

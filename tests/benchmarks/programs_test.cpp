@@ -112,6 +112,32 @@ TEST_F(Benchmarks, WithoutPyPIWhatIsThereIsMeasured) {
   EXPECT_FALSE(o.says("Traceback")) << o;
 }
 
+TEST_F(Benchmarks, APythonThatIsNoneCostsASentence) {
+  if (!have_python()) GTEST_SKIP() << "python3 is not installed";
+  for (const auto& [python, why] :
+       {std::pair{"/nonexistent", "onnxruntime is left out: there is no /nonexistent"}, {".", "cannot be run: Permission denied"}}) {
+    const Outcome o = run(
+        "", bench_py(std::string("--layer 1,9,9,8,8,3,3,1,1 --peers --engines onnxruntime --rounds 1 --seconds 0.05 --python ") + python));
+    EXPECT_EQ(o.code, 0) << o;
+    EXPECT_TRUE(o.says(why)) << o;
+    EXPECT_TRUE(o.says("tomograd gemm") || o.says("tomograd winograd")) << o;
+  }
+}
+
+TEST_F(Benchmarks, FilesThatCannotBeWrittenAreSaidBeforeAnythingIsMeasured) {
+  if (!have_python()) GTEST_SKIP() << "python3 is not installed";
+  tomograd::write_file(folder / "file", "");
+  std::filesystem::create_directories(folder / "folder.json");
+  for (const auto& [options, why] : {std::pair{"--record folder.json", "folder.json cannot be written: it is a folder"},
+                                     {"--record file/base.json", "file/base.json cannot be written"},
+                                     {"--peers --out folder", "folder.json cannot be written: it is a folder"}}) {
+    const Outcome o = run("", bench_py(options));
+    EXPECT_EQ(o.code, 1) << o;
+    EXPECT_TRUE(o.says(why)) << o;
+    EXPECT_FALSE(o.says("infer resnet18")) << o;
+  }
+}
+
 TEST_F(Benchmarks, BasesThatAreNoneCostASentence) {
   if (!have_python()) GTEST_SKIP() << "python3 is not installed";
   for (const char* text :
@@ -121,6 +147,21 @@ TEST_F(Benchmarks, BasesThatAreNoneCostASentence) {
     EXPECT_EQ(o.code, 1) << text << "\n" << o;
     EXPECT_TRUE(o.says("bench: base.json ")) << text << "\n" << o;
     EXPECT_FALSE(o.says("Traceback")) << o;
+  }
+  EXPECT_TRUE(run("", bench_py("--compare nowhere.json")).says("bench: nowhere.json cannot be read: No such file or directory"));
+  const auto base = [](const char* format, const char* isa, const char* speed) {
+    return std::string(R"({"format": )") + format + R"(, "options": {"threads": 1}, "machine": {"isa": ")" + isa +
+           R"("}, "rows": [{"kind": "infer", "net": "resnet18", "batch": 1, "engines": {"tomograd": {"per_peak": )" + speed + "}}}]}";
+  };
+  for (const auto& [text, why] : {std::pair{base("2", "cpu-scalar", "0.4"), "base.json is of format 2, not 1"},
+                                  {base("1", "cpu-scalar", "NaN"), "base.json is no file of"},
+                                  {base("1", "cpu-scalar", "-1"), "base.json is no file of"},
+                                  {base("1", "cpu-abacus", "0.4"), "the base was measured with cpu-abacus"}}) {
+    tomograd::write_file(folder / "base.json", text);
+    const Outcome o = run("", bench_py("--compare base.json"));
+    EXPECT_EQ(o.code, 1) << text << "\n" << o;
+    EXPECT_TRUE(o.says(why)) << text << "\n" << o;
+    EXPECT_FALSE(o.says("infer resnet18")) << "nothing is measured for it\n" << o;
   }
 }
 
