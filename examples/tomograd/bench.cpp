@@ -190,17 +190,19 @@ Command add_bench(CLI::App& app) {
   app.add_option("--batch", o->batch, "Pictures per call")->capture_default_str()->check(CLI::Range(1, 4096));
   app.add_option("--size", o->size, "Pixels per side (default: 224; CIFAR nets: 32)")->check(CLI::Range(32, 4096));
   app.add_option("--seconds", o->seconds, "Time to measure for")->capture_default_str()->check(CLI::Range(0.1, 3600.0));
-  app.add_flag("--train", o->train, "Time a training step: forward, backward, SGD");
+  CLI::Option* const train = app.add_flag("--train", o->train, "Time a training step: forward, backward, SGD");
   app.add_flag("--json", o->json, "Print one JSON object and nothing else");
-  app.add_flag("--describe", o->describe, "List the plan's steps");
-  app.add_option("--trace", o->trace, "Time each step of the plan: a table, and a Chrome trace in this .json");
+  app.add_flag("--describe", o->describe, "List the plan's steps")->excludes(train);  // a training step has no plan
+  app.add_option("--trace", o->trace, "Time each step of the plan: a table, and a Chrome trace in this .json")->excludes(train);
   app.add_flag("--no-winograd", o->no_winograd, "Direct sums only");
   app.add_flag("--batch-invariant", o->batch_invariant, "Choose algorithms without looking at the batch");
-  app.add_flag("--no-pieces", o->no_pieces, "Every step takes the whole batch in one call: more memory");
+  app.add_flag("--no-pieces", o->no_pieces, "Every step takes the whole batch in one call: more memory")->excludes(train);
   app.add_option("--memory", o->memory, "low: no Winograd filters, early layers one picture at a time")
-      ->check(CLI::IsMember({"usual", "low"}));
-  app.add_option("--tune", o->tune, "Time each layer's algorithms, and keep the choice in this file; one that exists is obeyed");
-  app.add_flag("--recompute", o->recompute, "With --train: blocks run twice instead of keeping their inside");
+      ->check(CLI::IsMember({"usual", "low"}))
+      ->excludes(train);
+  app.add_option("--tune", o->tune, "Time each layer's algorithms, and keep the choice in this file; one that exists is obeyed")
+      ->excludes(train);
+  app.add_flag("--recompute", o->recompute, "With --train: blocks run twice instead of keeping their inside")->needs(train);
   cli::add_seed(app, *o);
   cli::add_threads(app, *o);
   cli::add_device(app, *o);

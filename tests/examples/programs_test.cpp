@@ -150,6 +150,9 @@ TEST_F(Programs, BenchSaysOneObjectAndWhereTheTimeGoes) {
   EXPECT_EQ(o.code, 0) << o.err;
   EXPECT_NE(o.out.find("training step"), std::string::npos);
   expect_error("tomograd bench --arch resnet20 --batch 0", 2, "--batch");
+  for (const char* of_a_plan : {"--trace u.json", "--describe", "--no-pieces", "--memory low", "--tune u.txt"})
+    expect_error(std::string("tomograd bench --arch resnet20 --train ") + of_a_plan, 2, "--train excludes --");
+  expect_error("tomograd bench --arch resnet20 --recompute", 2, "requires --train");
   expect_error("tomograd bench", 1, "--arch");
   expect_error("tomograd bench --arch resnet21", 1, "resnet21");
 }
