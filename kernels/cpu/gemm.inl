@@ -21,7 +21,7 @@ constexpr int64_t kKc = 288;              // A tile: 14 x 288 floats = 16 KiB; p
 constexpr int64_t kRowStride = kKc + 16;  // not a power of two: rows fall into different sets of L1
 constexpr int64_t kColStride = 16;
 constexpr int64_t kTileFloats = kMr * kRowStride > kKc* kColStride ? kMr* kRowStride : kKc* kColStride;
-constexpr int64_t kChunk = 84;              // rows of one unit of work and of statistics; a multiple of every kMr
+constexpr int64_t kChunk = 84;              // rows of one unit of statistics; a multiple of every kMr
 constexpr int64_t kMaxCols = 512;           // columns of one job: kKc x kMaxCols of B are 512 KiB of L2
 constexpr int64_t kCachedFloats = 1 << 17;  // what B, or a block of C, may take of L2: 512 KiB
 constexpr int64_t kSmall = 1 << 16;         // multiply-adds below which waking a second worker costs more than it brings
@@ -373,7 +373,7 @@ inline void split(Product& p, int32_t workers) noexcept {
   p.col_blocks = blocks_of(p.n, p.cols_per_block);
 }
 
-// Rows [m0, m1) and columns [n0, n1) of batch item g. m0 and n0 are multiples of kChunk and kNr.
+// Rows [m0, m1) and columns [n0, n1) of batch item g. m0 and n0 are multiples of kMr (of kChunk where statistics are wanted) and kNr.
 template <bool kTransposed>
 inline void block(const Product& p, int64_t g, int64_t m0, int64_t m1, int64_t n0, int64_t n1) noexcept {
   alignas(64) float a[kTileFloats];
