@@ -64,11 +64,14 @@ def last_line(text):
 class Worker:
     """A process that answers one JSON line to each line it is told, and is stopped in between."""
 
+    started = []  # none outlives this program, which a stopped one would
+
     def __init__(self, name, command, env):
         self.name = name
         self.log = open(OUT / f"{name}.log", "w+")
         self.process = subprocess.Popen([str(c) for c in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, bufsize=0,
                                         env=env, cwd=OUT)
+        Worker.started.append(self.process)
         self.said = b""
         self.ready = self.answer()
 
@@ -610,23 +613,31 @@ def main():
         p.error(f"--only '{o.only}' is no regular expression: {e}")
     o.bin = o.bin.absolute()  # programs run in OUT
     globals().update(OUT=o.work.absolute(), DATA=o.work.absolute() / "data")
-    OUT.mkdir(parents=True, exist_ok=True)
     command = (bench_layer if o.layer is not None else bench_compare if o.compare else bench_record if o.record else bench_peers
                if o.peers or o.all else None)
     if o.head_ct:
         command = bench_head_ct
     if not command:
         p.error("what? --peers, --layer, --record, --compare or --head-ct")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
+        OUT.mkdir(parents=True, exist_ok=True)
         return command(o)
     except Failed as e:
         print(f"bench: {e}", file=sys.stderr)
+        return 1
+    except OSError as e:
+        print(f"bench: {e.filename}: {e.strerror}", file=sys.stderr)
         return 1
     except subprocess.CalledProcessError as e:
         print(f"bench: {pathlib.Path(e.cmd[0]).name} failed", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+    finally:
+        for process in Worker.started:
+            process.kill()
+            process.wait()
 
 
 if __name__ == "__main__":

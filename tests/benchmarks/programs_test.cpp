@@ -101,6 +101,21 @@ TEST_F(Benchmarks, PeersThatBreakCostASentence) {
   }
 }
 
+// A peer that ends bench.py by a signal, as a time limit would, and does not end itself.
+TEST_F(Benchmarks, NoPeerOutlivesTheRun) {
+  if (!have_python()) GTEST_SKIP() << "python3 is not installed";
+  tomograd::write_file(folder / "peer",
+                       "#!/usr/bin/env python3\nimport os, sys, time\n"
+                       "if sys.argv[-1] == 'probe': print('onnxruntime 0'); sys.exit()\n"
+                       "open(os.path.join(sys.argv[6], 'pid'), 'w').write(str(os.getpid()))\nos.kill(os.getppid(), 15)\ntime.sleep(600)\n");
+  std::filesystem::permissions(folder / "peer", std::filesystem::perms::owner_all);
+  const Outcome o = run("", bench_py("--layer 1,9,9,8,8,3,3,1,1 --peers --engines onnxruntime --python ./peer --rounds 1 --seconds 0.05"));
+  EXPECT_EQ(o.code, 130) << o;
+  EXPECT_FALSE(o.says("Traceback")) << o;
+  const std::string pid = tomograd::read_file(folder / "work/data/layer/pid");
+  EXPECT_NE(std::system(("kill -0 " + pid + " 2> /dev/null").c_str()), 0) << "the peer is still there";
+}
+
 TEST_F(Benchmarks, WithoutPyPIWhatIsThereIsMeasured) {
   if (std::system("python3 -c 'import ensurepip' > /dev/null 2>&1") != 0) GTEST_SKIP() << "python3-venv is not installed";
   const std::string nowhere = "TOMOGRAD_PYTHON=/nonexistent PIP_INDEX_URL=http://127.0.0.1:9/simple PIP_CONFIG_FILE=/dev/null ";
