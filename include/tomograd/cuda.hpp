@@ -2,7 +2,7 @@
 // Copyright The tomograd authors
 //
 // The CUDA device. The kernels are compiled by nvcc into a library of their own, so that this header and the program need no CUDA:
-//   linked   CMake: target_link_libraries(app tomograd::cuda); by hand: -Wl,-u,tg_cuda_get_api -ltomograd_cuda -lcudart_static
+//   linked   CMake: target_link_libraries(app tomograd::cuda); by hand: -Wl,-u,tg_cuda_get_api -l:libtomograd_cuda.a -lcudart_static
 //   plugin   tg::load_cuda_plugin("/path/libtomograd_cuda.so"), or the environment variable TOMOGRAD_CUDA_PLUGIN with such a path
 // Without either, without driver or without GPU the program runs all the same; cuda() then says why it cannot.
 //

@@ -18,7 +18,7 @@ compiled=$build/libtomograd_compiled.a
 
 consume() {  # way, target, further cmake arguments
   local way=$1 target=$2; shift 2
-  mkdir -p "$way"; cp "$here/consumer.cmake" "$way/CMakeLists.txt"; cp "$here/app.cpp" "$way/"
+  mkdir -p "$way"; cp "$here/consumer.cmake" "$way/CMakeLists.txt"; cp "$here/app.cpp" "$here/cuda_app.cpp" "$way/"
   cmake -S "$way" -B "$way/build" -DWAY="$way" -DTARGET="$target" -DSOURCE="$source" -DCMAKE_CXX_COMPILER="$gxx" "$@" >"$way.log" 2>&1 || { cat "$way.log"; exit 1; }
   timed cmake --build "$way/build" --target app >>"$way.log" 2>&1 || { cat "$way.log"; exit 1; }
   "$way/build/app"
@@ -52,6 +52,20 @@ case $case_name in
     "$gxx" -std=c++20 -M -I "$work/prefix/include" "$here/app.cpp" >needed
     if grep -q "$source/include\|$source/kernels" needed; then echo "the installed headers reach into the source tree"; exit 1; fi
     grep -q 'prefix/include/tomograd/kernels/abi.h' needed ;;
+
+  # The kernels that nvcc made, in a program of g++'s: by the README's three flags, loaded by a path, and by CMake's target, installed.
+  cuda)
+    cudart=$4
+    timed "$gxx" -std=c++20 -O1 -DTOMOGRAD_COMPILED=1 -pthread -I "$source/include" "$here/cuda_app.cpp" "$compiled" -L "$build" -L "$cudart" \
+      -Wl,-u,tg_cuda_get_api -l:libtomograd_cuda.a -lcudart_static -o app
+    ./app
+    "$gxx" -std=c++20 -O1 -DTOMOGRAD_COMPILED=1 -pthread -I "$source/include" "$here/cuda_app.cpp" "$compiled" -o alone
+    if ./alone; then echo "linked without, and does not know"; exit 1; fi
+    TOMOGRAD_CUDA_PLUGIN=$build/libtomograd_cuda.so ./alone
+    [[ -x $build/bin/tomograd ]] || { echo "not installed: the programs were not built"; exit 0; }
+    cmake --install "$build" --prefix "$work/prefix" --strip >install.log || { cat install.log; exit 1; }
+    cmake --install "$build" --prefix "$work/prefix" --component cuda >install.log || { cat install.log; exit 1; }
+    consume find_package cuda -DCMAKE_PREFIX_PATH="$work/prefix" -DPROGRAM=cuda_app.cpp ;;
 
   # Headers alone in two units, one of them for a newer machine. Inline functions of the two must not be shared: the linker would
   # keep one copy of each, possibly the one this machine cannot run.

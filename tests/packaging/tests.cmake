@@ -8,5 +8,9 @@ if(TOMOGRAD_BASH AND TOMOGRAD_INSTALL AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU" A
     add_test(NAME packaging.${case} COMMAND "${TOMOGRAD_BASH}" "${PROJECT_SOURCE_DIR}/tests/packaging/package.sh" ${case} "${PROJECT_SOURCE_DIR}" "${PROJECT_BINARY_DIR}")
     set_tests_properties(packaging.${case} PROPERTIES LABELS packaging SKIP_RETURN_CODE 77 TIMEOUT 900 ENVIRONMENT "CXX=${CMAKE_CXX_COMPILER}")
   endforeach()
+  if(TARGET tomograd_cuda_plugin)  # where nvcc is: ./run test cuda
+    add_test(NAME packaging.cuda COMMAND "${TOMOGRAD_BASH}" "${PROJECT_SOURCE_DIR}/tests/packaging/package.sh" cuda "${PROJECT_SOURCE_DIR}" "${PROJECT_BINARY_DIR}" "${CUDAToolkit_LIBRARY_DIR}")
+    set_tests_properties(packaging.cuda PROPERTIES LABELS cuda TIMEOUT 900 ENVIRONMENT "CXX=${CMAKE_CXX_COMPILER}")
+  endif()
   set_tests_properties(packaging.headers packaging.two_units packaging.same_units PROPERTIES PROCESSORS 2)
 endif()
