@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: MIT
 // Copyright The tomograd authors
 //
-// gpu_evidence, the program behind ./run gpu: does a GPU compute what the kernels promise, and how fast? Writes evidence.json and
-// evidence.md into --out after every section; sections that passed before, for the same source and device, are kept. Exit status: 0, 1
-// where a section failed, 77 with one sentence where there is no GPU.
+// gpu_evidence, the program behind ./run gpu: does a GPU compute what the kernels promise, and how fast? Each section runs in a process of
+// its own with a time limit: a kernel that hangs or breaks the device costs its section alone. evidence.json and evidence.md in --out are
+// written after every section, within long ones after every few rows; what a section said is in SECTION.log. Sections that passed before,
+// for the same source and device, are kept. Exit status: 0, 1 where a section failed, 77 with one sentence where there is no GPU.
 //     gpu_evidence [--out DIR] [--source DIGEST] [--vendor libtomograd_cuda_vendor.so] [--python PYTHON] [--sanitizer PROGRAM]
-//                  [--only SECTION]   of conformance its verdict alone, for children
+//                  [--only SECTION]
+//                  [--minutes M]      sections that find no time left are for the next call (default 10)
 //                  [--quick]          tiny sizes, one call each: that everything runs, for tests and under a sanitizer
 //                  [--device simt]    the kernels on the CPU, thread by thread
+//                  [--child WORK]     what a section's process is told: the section named by --only is made here, by this work
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -23,7 +26,9 @@ namespace tg = tomograd;
 using namespace gpu;
 
 struct Options {
-  std::string out = ".", source = "unknown", only, vendor, python = "python3", sanitizer = "compute-sanitizer", device = "cuda", self;
+  std::string out = ".", source = "unknown", only, vendor, python = "python3", sanitizer = "compute-sanitizer", device = "cuda", child,
+              self;
+  double minutes = 10;
   bool quick = false;
 };
 
@@ -52,10 +57,15 @@ Options parse(int argc, char** argv) {
       o.sanitizer = value();
     else if (a == "--device")
       o.device = value();
+    else if (a == "--child")
+      o.child = value();
+    else if (a == "--minutes")
+      o.minutes = std::strtod(value().c_str(), nullptr);
     else
       tg::fail("gpu_evidence: what is '" + a + "'?", "the first lines of benchmarks/gpu.cpp list the options");
   }
   if (o.device != "cuda" && o.device != "simt") tg::fail("gpu_evidence: device '" + o.device + "' is unknown", "cuda or simt");
+  if (!(o.minutes > 0)) tg::fail("gpu_evidence: --minutes wants a number above zero");
   return o;
 }
 
@@ -91,24 +101,57 @@ bool is_program(const std::string& name) {
   return name.find('/') != name.npos ? access(name.c_str(), X_OK) == 0 : run_child("command -v " + quoted(name)).code == 0;
 }
 
-/// This program again, for one section whose verdict is its exit status; what stands before it on the command line.
-Section in_child(const Options& o, const std::string& title, const std::string& before, const std::string& section) {
-  Section s{title};
-  const Child child =
-      run_child(before + " " + quoted(o.self) + " --device " + o.device + (o.quick ? " --quick" : "") + " --only " + section);
-  s.note = last_line(child.said);
-  if (child.code == 124)
-    s.fail("not done in the time that it was given");
-  else if (child.code != 0)
-    s.fail("exit status " + std::to_string(child.code));
-  return s;
+/// A section: what makes it in a process of its own, what stands before that on the command line, and the most seconds it gets.
+struct Job {
+  std::string name, work, before, title;
+  int limit;
+};
+
+std::vector<Job> jobs_of(const Options& o) {
+  std::vector<Job> jobs{
+      {"conformance", "conformance", "", "", 180}, {"same bits", "same bits", "", "", 60}, {"training", "training", "", "", 60}};
+  const auto sanitized = [&](const std::string& tool) {
+    jobs.push_back({tool, "conformance part", quoted(o.sanitizer) + " --tool " + tool + " --error-exitcode 9 --print-limit 50",
+                    "compute-sanitizer " + tool, 90});
+  };
+  sanitized("memcheck");
+  jobs.push_back({"peaks", "peaks", "", "", 30});
+  jobs.push_back({"networks", "networks", "", "", 300});
+  for (const char* arch : {"resnet18", "resnet50"}) jobs.push_back({arch, arch, "", "", 240});
+  // racecheck looks at shared memory, initcheck at global memory that nobody wrote, synccheck at barriers.
+  for (const char* tool : {"racecheck", "initcheck", "synccheck"}) sanitized(tool);
+  jobs.push_back({"jit", "conformance", "env CUDA_FORCE_PTX_JIT=1", "Conformance, the PTX compiled by the driver", 240});
+  return jobs;
 }
 
-/// racecheck looks at shared memory, initcheck at global memory that nobody wrote, synccheck at barriers.
-Section sanitized(const Options& o, const std::string& tool) {
-  const std::string title = "compute-sanitizer " + tool;
-  if (!is_program(o.sanitizer)) return skipped(title, o.sanitizer + " is not here");
-  return in_child(o, title, "timeout 60 " + quoted(o.sanitizer) + " --tool " + tool + " --error-exitcode 9", "conformance_part");
+std::string last_line_of(const std::filesystem::path& log) {
+  try {
+    return last_line(tg::read_file(log));
+  } catch (const tg::Error&) {
+    return {};
+  }
+}
+
+/// The section as its process left it in the evidence, and how that process ended.
+Section in_child(const Options& o, const Job& job, int limit, Evidence& all) {
+  if (job.work == "conformance part" && !is_program(o.sanitizer)) return skipped(job.title, o.sanitizer + " is not here");
+  all.drop(job.name);
+  const std::filesystem::path log = std::filesystem::path(o.out) / (job.name + ".log");
+  const int code = run_child("timeout -k 5 " + std::to_string(limit) + " " + job.before + " " + quoted(o.self) + " --child " +
+                             quoted(job.work) + " --only " + quoted(job.name) + " --out " + quoted(o.out) + " --source " +
+                             quoted(o.source) + " --vendor " + quoted(o.vendor) + " --python " + quoted(o.python) + " --device " +
+                             o.device + (o.quick ? " --quick" : "") + " > " + quoted(log.string()))
+                       .code;
+  all.read_again();
+  Section s;
+  if (const Section* left = all.find(job.name)) s = *left;
+  if (!job.title.empty()) s.title = job.title;
+  if (s.title.empty()) s.title = job.name;
+  const bool late = code == 124 || code == 137;
+  if (code == 0 || (s.verdict == Verdict::failed && code == 1)) return s;
+  if (s.verdict == Verdict::passed && !late) s.note = last_line_of(log);
+  s.fail(late ? "not done in " + std::to_string(limit) + " s" : "exit status " + std::to_string(code) + ", see " + log.filename().string());
+  return s;
 }
 
 constexpr const char* kTorch = R"(
@@ -150,7 +193,7 @@ Peers torch_rows(const Options& o, std::string& why) {
   if (!is_program(o.python)) return why = o.python + " is not here", Peers();
   const std::filesystem::path script = std::filesystem::path(o.out) / "torch.py";
   tg::write_file(script, kTorch);
-  const Child child = run_child("timeout 120 " + quoted(o.python) + " " + quoted(script.string()));
+  const Child child = run_child("timeout -k 5 120 " + quoted(o.python) + " " + quoted(script.string()));
   Peers rows;
   std::size_t at = 0;
   for (std::size_t end; (end = child.said.find('\n', at)) != child.said.npos; at = end + 1) {
@@ -167,6 +210,51 @@ Peers torch_rows(const Options& o, std::string& why) {
 
 // ---- all of it -------------------------------------------------------------------------------------------------------------------
 
+/// The process of one section: the section goes into the evidence.
+int child(const Options& o, const tg::Device& device, Evidence& all) {
+  tg::set_precision(tg::Precision::fp32);  // others where they are asked for
+  const auto keep = [&](Section so_far) {
+    so_far.fail("interrupted after " + std::to_string(so_far.rows.size()) + " rows");
+    all.put(o.only, std::move(so_far));
+  };
+  const auto against = [&] {
+    Against beside{{}, {}, "no plugin of the vendor's library was given (--vendor)"};
+    if (!o.vendor.empty()) {
+      beside.no_vendor.clear();
+      if (const tg_kernels* table = tg::kernels::load_vendor_kernels(o.vendor, &device.kernels(), beside.no_vendor))
+        beside.vendor = tg::Device(tg::DeviceKind::cuda, table);
+    }
+    if (const Section* peaks = all.find("peaks")) beside.peaks = peaks_of(*peaks);
+    return beside;
+  };
+  const std::string& work = o.child;
+  Section s{o.only};
+  keep(s);
+  try {
+    if (work == "conformance" || work == "conformance part")
+      s = conformance(device, work == "conformance" ? (o.quick ? 9 : 1) : o.quick ? 29 : 4);
+    else if (work == "same bits")
+      s = same_bits(device, o.quick);
+    else if (work == "training")
+      s = training(device, o.quick);
+    else if (work == "peaks")
+      s = peaks(device, o.quick);
+    else if (work == "networks")
+      s = networks(
+          device, against(), [&](std::string& why) { return torch_rows(o, why); }, keep, o.quick);
+    else if (work == "resnet18" || work == "resnet50")
+      s = layers(work, device, against(), keep, o.quick);
+    else
+      tg::fail("gpu_evidence: no section '" + work + "'");
+  } catch (const std::exception& e) {
+    s.fail(e.what());
+  }
+  std::printf("%s\n", s.note.c_str());
+  const bool failed = s.verdict == Verdict::failed;
+  all.put(o.only, std::move(s));
+  return failed ? 1 : 0;
+}
+
 int evidence(const Options& o) {
   if (o.device == "cuda")
     if (const std::string why = tg::why_no_cuda(); !why.empty()) {
@@ -174,54 +262,31 @@ int evidence(const Options& o) {
       return 77;
     }
   const tg::Device device = o.device == "simt" ? tg::simt() : tg::cuda();
-  tg::set_precision(tg::Precision::fp32);                         // others where they are asked for
-  if (o.only == "conformance" || o.only == "conformance_part") {  // as a child
-    const Section s = conformance(device, o.quick ? 29 : o.only == "conformance" ? 1 : 9);
-    std::printf("%s\n", s.note.c_str());
-    return s.verdict == Verdict::passed ? 0 : 1;
-  }
-  Against against{{}, {}, "no plugin of the vendor's library was given (--vendor)"};
-  if (!o.vendor.empty()) {
-    against.no_vendor.clear();
-    if (const tg_kernels* table = tg::kernels::load_vendor_kernels(o.vendor, &device.kernels(), against.no_vendor))
-      against.vendor = tg::Device(tg::DeviceKind::cuda, table);
-  }
-
   const auto describe = device.kernels().describe;
   Evidence all(o.out, o.source, describe ? describe() : device.name(), o.quick);
+  if (!o.child.empty()) return child(o, device, all);
+
+  const auto began = Clock::now();
   bool failed = false;
-  const auto section = [&](const std::string& name, const std::function<Section()>& make) {
-    if (!o.only.empty() && o.only != name) return;
-    if (all.has(name)) return void(std::printf("%-12s kept from an earlier run\n", name.c_str()));
-    const auto start = Clock::now();
-    Section s;
-    try {
-      s = make();
-    } catch (const tg::Error& e) {
-      s.title = name;
-      s.fail(e.what());
+  for (const Job& job : jobs_of(o)) {
+    if (!o.only.empty() && o.only != job.name) continue;
+    if (all.has(job.name)) {
+      std::printf("%-12s kept from an earlier run\n", job.name.c_str());
+      continue;
     }
+    const auto start = Clock::now();
+    const int left = static_cast<int>(o.minutes * 60 - seconds_since(began));
+    Section s{job.title.empty() ? job.name : job.title};
+    if (left < 5)
+      s.fail("no time was left: call again, what passed is kept");
+    else
+      s = in_child(o, job, std::min(job.limit, left), all);
     s.seconds = seconds_since(start);
     failed |= s.verdict == Verdict::failed;
-    std::printf("%-12s %-7s %6.1f s  %s\n", name.c_str(), name_of(s.verdict), s.seconds, s.note.c_str());
+    std::printf("%-12s %-7s %6.1f s  %s\n", job.name.c_str(), name_of(s.verdict), s.seconds, s.note.c_str());
     std::fflush(stdout);
-    all.put(name, std::move(s));
-  };
-  section("conformance", [&] { return conformance(device, o.quick ? 9 : 1); });
-  section("jit",
-          [&] { return in_child(o, "Conformance, the PTX compiled by the driver", "CUDA_FORCE_PTX_JIT=1 timeout 240", "conformance"); });
-  section("same bits", [&] { return same_bits(device, o.quick); });
-  section("training", [&] { return training(device, o.quick); });
-  for (const char* tool : {"memcheck", "racecheck", "initcheck", "synccheck"}) section(tool, [&] { return sanitized(o, tool); });
-  section("peaks", [&] { return peaks(device, o.quick); });
-  for (const auto& [name, s] : all.sections())
-    if (name == "peaks") against.peaks = peaks_of(s);
-  for (const std::string arch : {"resnet18", "resnet50"}) section(arch, [&] { return layers(arch, device, against, o.quick); });
-  section("networks", [&] {
-    std::string no_torch;
-    const Peers torch = torch_rows(o, no_torch);
-    return networks(device, against, torch, no_torch, o.quick);
-  });
+    if (left >= 5 || !all.find(job.name)) all.put(job.name, std::move(s));  // rows of an earlier, interrupted run stay
+  }
   std::printf("%s and evidence.md in the same folder\n", all.file().string().c_str());
   return failed ? 1 : 0;
 }

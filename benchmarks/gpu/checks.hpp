@@ -21,6 +21,16 @@
 
 namespace gpu {
 
+/// The same picture again and again, made on the device: the host would take seconds for a large batch.
+inline tg::Tensor repeated(const tg::Tensor& one, const tg::Shape& shape) {
+  tg::Tensor all = tg::empty(shape, tg::DType::f32, one.device());
+  tg_copy_desc c{};
+  c.dims = 2, c.size[0] = shape[0], c.size[1] = one.count(), c.dtype = kTgFloat32;
+  c.src_stride[1] = c.dst_stride[1] = 1, c.dst_stride[0] = one.count();
+  tg::detail::run_kernel("repeat", one.device(), one.device().kernels().copy, c, one.raw(), all.raw());
+  return all;
+}
+
 /// A convolution with numbers of its own on a device; one pass of it.
 struct Convolution {
   tg_conv_desc d{};
@@ -33,9 +43,10 @@ struct Convolution {
       : d(desc), pass(p), device(where) {
     d.algorithm = algorithm;
     const auto filled = [&](const tg::Shape& shape, std::uint64_t stream, double scale) {
-      tg::Tensor one = tg::empty(shape.with(0, 1));
-      tg::nn::fill_normal(one, scale, tg::Random(7, stream));
-      return repeated(one.to(device), shape);
+      const bool all = shape.count() <= 1 << 20;  // pictures of their own, where values are looked at in earnest
+      tg::Tensor some = tg::empty(all ? shape : shape.with(0, 1));
+      tg::nn::fill_normal(some, scale, tg::Random(7, stream));
+      return all ? some.to(device) : repeated(some.to(device), shape);
     };
     x = filled({d.n, d.h, d.w, d.c}, 1, 1);
     y = filled({d.n, d.p, d.q, d.k}, 3, 1);
@@ -73,16 +84,6 @@ struct Convolution {
   double bytes() const { return static_cast<double>(x.bytes() + w.bytes() + y.bytes()); }
 
  private:
-  /// The same picture again and again, made on the device: the host would take seconds for a large batch.
-  static tg::Tensor repeated(const tg::Tensor& one, const tg::Shape& shape) {
-    tg::Tensor all = tg::empty(shape, tg::DType::f32, one.device());
-    tg_copy_desc c{};
-    c.dims = 2, c.size[0] = shape[0], c.size[1] = one.count(), c.dtype = kTgFloat32;
-    c.src_stride[1] = c.dst_stride[1] = 1, c.dst_stride[0] = one.count();
-    tg::detail::run_kernel("repeat", one.device(), one.device().kernels().copy, c, one.raw(), all.raw());
-    return all;
-  }
-
   tg_status ready = kTgOk;
 };
 
@@ -108,33 +109,55 @@ inline Section conformance(const tg::Device& device, std::size_t stride) {
       ++cases;
       if (!(by / c.tolerance <= worst)) worst = by / c.tolerance, worst_case = c.name;
       if (!(by <= c.tolerance)) s.fail(c.name + ": " + tg::number_text(by, 3) + " apart, " + tg::number_text(c.tolerance, 3) + " allowed");
-    } catch (const tg::Error& e) {
+    } catch (const std::exception& e) {
       s.fail(c.name + ": " + e.what());
     }
   }
   s.rows.push_back({"ops, of what is allowed", cases, worst, worst_case});
 
   struct Way {
+    tg::Precision precision;
     tg_conv_algorithm algorithm;
     double allowed;
   };
-  for (const Way& way : {Way{kTgConvTf32, 2e-3}, {kTgConvBf16, 2e-2}}) {
+  for (const Way& way : {Way{tg::Precision::tf32, kTgConvTf32, 2e-3}, {tg::Precision::bf16, kTgConvBf16, 2e-2}}) {
     const std::string name = tg::detail::algorithm_name(way.algorithm);
     double most = 0;
     std::int64_t ran = 0;
-    for (const auto& [c, k, stride_of] : {std::tuple{8, 64, 1}, {20, 24, 2}, {64, 65, 1}}) {
-      const tg_conv_desc d =
-          tg::detail::conv2d_desc("conv2d", {2, 11, 10, c}, {k, 3, 3, c}, {.stride = stride_of, .padding = 1}, tg::DType::f32);
-      Convolution on_device(d, way.algorithm, kTgConvForward, device), reference(d, kTgConvAuto, kTgConvForward, tg::reference());
-      if (on_device() != kTgOk || reference() != kTgOk) {
-        s.fail(name + ": " + device.last_error());
-        continue;
+    const auto check = [&](const std::string& what, const std::function<double()>& by_of) {
+      try {
+        const double by = by_of();
+        ++ran, most = std::max(most, by);
+        if (!(by <= way.allowed)) s.fail(what + " in " + name + ": " + tg::number_text(by, 3) + " apart");
+      } catch (const std::exception& e) {
+        s.fail(what + " in " + name + ": " + e.what());
       }
-      ++ran;
-      most = std::max(most, apart(on_device.result(), reference.result()));
-    }
-    s.rows.push_back({"conv2d " + name + ", norm", ran, most, tg::number_text(way.allowed, 3) + " allowed"});
-    if (!(most <= way.allowed)) s.fail(name + ": " + tg::number_text(most, 3) + " apart");
+    };
+    for (const auto& [c, k, stride_of, groups] : {std::tuple{8, 64, 1, 1}, {20, 24, 2, 1}, {64, 65, 1, 1}, {3, 16, 2, 1}, {24, 12, 1, 3}})
+      for (const tg_conv_pass pass : {kTgConvForward, kTgConvGradData, kTgConvGradFilter})
+        check("conv2d, pass " + std::to_string(pass) + ", " + std::to_string(c) + " channels",
+              [&, c = c, k = k, g = groups, by = stride_of] {
+                const tg_conv_desc d = tg::detail::conv2d_desc("conv2d", {2, 11, 10, c}, {k, 3, 3, c / g},
+                                                               {.stride = by, .padding = 1, .groups = g}, tg::DType::f32);
+                Convolution here(d, way.algorithm, pass, device), there(d, kTgConvAuto, pass, tg::reference());
+                if (here() != kTgOk) tg::fail(device.last_error());
+                if (there() != kTgOk) tg::fail("no reference");
+                return apart(here.result(), there.result());
+              });
+    for (const int turned : {0, 1, 2, 3})
+      check("matmul, turned " + std::to_string(turned), [&] {
+        const bool first = turned & 1, second = turned & 2;
+        tg::Tensor a = tg::empty(first ? tg::Shape{2, 300, 70} : tg::Shape{2, 70, 300});
+        tg::Tensor b = tg::empty(second ? tg::Shape{2, 45, 300} : tg::Shape{2, 300, 45});
+        tg::nn::fill_normal(a, 1, tg::Random(7, 4)), tg::nn::fill_normal(b, 1, tg::Random(7, 5));
+        const tg::MatmulOptions options{.transpose_a = first, .transpose_b = second};
+        const tg::Tensor truth = tg::matmul(a, b, options);
+        tg::set_precision(way.precision);
+        const tg::Tensor y = tg::matmul(a.to(device), b.to(device), options);
+        tg::set_precision(tg::Precision::fp32);
+        return apart(y, truth);
+      });
+    s.rows.push_back({"conv2d and matmul in " + name + ", norm", ran, most, tg::number_text(way.allowed, 3) + " allowed"});
   }
   if (s.note.empty()) s.note = std::to_string(cases) + " cases, the worst at " + tg::number_text(100 * worst, 3) + " % of what is allowed";
   return s;

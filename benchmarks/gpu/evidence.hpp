@@ -47,9 +47,13 @@ struct Section {
   std::vector<std::string> columns = {};
   std::vector<Row> rows = {};
 
-  void fail(const std::string& why) {
+  void fail(const std::string& why) {  // a broken device fails hundreds of times: the first say enough
     verdict = Verdict::failed;
-    note += (note.empty() ? "" : "; ") + why;
+    constexpr std::size_t kMost = 2000;
+    if (note.size() < kMost)
+      note += (note.empty() ? "" : "; ") + why;
+    else if (!note.ends_with("; ..."))
+      note += "; ...";
   }
 };
 inline Section skipped(std::string title, std::string why) { return {std::move(title), Verdict::skipped, 0, std::move(why)}; }
@@ -63,6 +67,11 @@ class Evidence {
       : folder_(std::move(folder)), source_(std::move(source)), device_(std::move(device)), quick_(quick) {
     std::error_code error;
     std::filesystem::create_directories(folder_, error);
+    read_again();
+  }
+  /// What another process has put there meanwhile.
+  void read_again() {
+    sections_.clear();
     if (std::filesystem::exists(file())) read();
   }
 
@@ -70,9 +79,13 @@ class Evidence {
   const std::vector<std::pair<std::string, Section>>& sections() const { return sections_; }
   /// Done by an earlier run, and good: what failed or was skipped is tried again.
   bool has(const std::string& name) const {
+    const Section* const s = find(name);
+    return s && s->verdict == Verdict::passed;
+  }
+  const Section* find(const std::string& name) const {
     for (const auto& [key, section] : sections_)
-      if (key == name) return section.verdict == Verdict::passed;
-    return false;
+      if (key == name) return &section;
+    return nullptr;
   }
   void put(const std::string& name, Section section) {
     for (auto& [key, old] : sections_)
@@ -81,6 +94,11 @@ class Evidence {
         return write();
       }
     sections_.emplace_back(name, std::move(section));
+    write();
+  }
+
+  void drop(const std::string& name) {
+    std::erase_if(sections_, [&](const auto& named) { return named.first == name; });
     write();
   }
 

@@ -135,6 +135,11 @@ struct Against {  // what layers and networks are measured beside
   std::string no_vendor;  // why not
 };
 
+/// A small device is no failure.
+inline bool no_memory(const std::exception& e) { return std::string(e.what()).find("no memory") != std::string::npos; }
+/// Is told what a section has so far, should it be interrupted.
+using Keep = std::function<void(Section)>;
+
 /// One row of `layers`; values are compared with the vendor's up to batch 32.
 inline Row layer_row(Section& s, const LayerOf& layer, std::int64_t batch, tg_conv_pass pass, tg_conv_algorithm algorithm,
                      const tg::Device& device, const Against& against, double budget) {
@@ -164,20 +169,20 @@ inline Row layer_row(Section& s, const LayerOf& layer, std::int64_t batch, tg_co
     row.push_back({by, 3});
     const double allowed = algorithm == kTgConvAuto ? 2e-3 : algorithm == kTgConvTf32 ? 4e-3 : 4e-2;
     if (!(by <= allowed)) s.fail(what + tg::number_text(by, 3) + " from the vendor's");
-  } catch (const tg::Error& e) {
-    if (std::string(e.what()).find("no memory") == std::string::npos) s.fail(e.what());
+  } catch (const std::exception& e) {
+    if (!no_memory(e)) s.fail(e.what());
     row.push_back(std::string("not measured: ") + e.what());
   }
   return row;
 }
 
 /// Every pass of every layer at every batch: own kernels in each precision, the vendor's, and their values beside each other.
-inline Section layers(const std::string& arch, const tg::Device& device, const Against& against, bool quick) {
+inline Section layers(const std::string& arch, const tg::Device& device, const Against& against, const Keep& keep, bool quick) {
   Section s{"Convolutions of " + arch};
   s.columns = {"layer", "batch", "pass", "kernel", "us", "TFLOP/s", "of the peak", "of the bandwidth", "vendor us", "vendor/own", "apart"};
   std::vector<LayerOf> all = layers_of(arch, quick ? 16 : 224);
   if (quick) all.resize(2);
-  for (const LayerOf& layer : all)
+  for (const LayerOf& layer : all) {
     for (const std::int64_t batch : quick ? std::vector<std::int64_t>{1} : std::vector<std::int64_t>{1, 32, 256})
       for (const tg_conv_pass pass : {kTgConvForward, kTgConvGradData, kTgConvGradFilter})
         for (const tg_conv_algorithm algorithm : {kTgConvAuto, kTgConvTf32, kTgConvBf16}) {
@@ -186,6 +191,8 @@ inline Section layers(const std::string& arch, const tg::Device& device, const A
           row.resize(s.columns.size(), "");
           s.rows.push_back(std::move(row));
         }
+    keep(s);
+  }
   if (s.note.empty())
     s.note = std::to_string(s.rows.size()) + " rows" + (against.vendor ? "" : "; the vendor's skipped: " + against.no_vendor);
   return s;
@@ -194,7 +201,9 @@ inline Section layers(const std::string& arch, const tg::Device& device, const A
 /// "resnet18 fp32 infer 32" of another engine: {what, images per second, bytes}.
 using Peers = std::map<std::string, std::pair<double, double>>;
 
-inline Section networks(const tg::Device& device, const Against& against, const Peers& torch, const std::string& no_torch, bool quick) {
+/// `peers` comes last: its time is not to be lost for ours.
+inline Section networks(const tg::Device& device, const Against& against, const std::function<Peers(std::string& why_not)>& peers,
+                        const Keep& keep, bool quick) {
   Section s{"Whole networks, 224x224"};
   s.columns = {"network",         "precision",        "batch",     "images/s", "without graph", "MB of tensors",
                "vendor images/s", "PyTorch images/s", "PyTorch MB"};
@@ -217,9 +226,9 @@ inline Section networks(const tg::Device& device, const Against& against, const 
     tg::set_precision(job.precision);
     const auto net = tg::make_model(job.arch, {.classes = 1000, .seed = 5});
     net->to(on);
-    tg::Tensor x = tg::empty({job.batch, size, size, 3});
-    tg::nn::fill_normal(x, 1, tg::Random(11));
-    x = x.to(on);
+    tg::Tensor one = tg::empty({1, size, size, 3});
+    tg::nn::fill_normal(one, 1, tg::Random(11));
+    const tg::Tensor x = repeated(one.to(on), {job.batch, size, size, 3});
     double seconds = 0;
     if (job.train) {
       tg::optim::SGD optimizer({{.parameters = net->parameters(), .lr = 1e-4}});
@@ -236,24 +245,33 @@ inline Section networks(const tg::Device& device, const Against& against, const 
     }
     return static_cast<double>(job.batch) / seconds;
   };
+  std::vector<std::string> keys;
   for (const Run& job : runs) {
-    const std::string what = job.arch + (job.train ? " training" : " inference");
     const std::string precision = tg::precision_name(job.precision);
-    const std::string key = job.arch + " " + precision + (job.train ? " train " : " infer ") + std::to_string(job.batch);
+    keys.push_back(job.arch + " " + precision + (job.train ? " train " : " infer ") + std::to_string(job.batch));
+    Row row{job.arch + (job.train ? " training" : " inference"), precision, job.batch};
     tg::trim_memory();
     tg::reset_device_peak(device);
     try {
-      const double own = rate(job, device), megabytes = static_cast<double>(tg::device_bytes(device).peak) * 1e-6;
-      Row row{what, precision, job.batch, own, job.train ? Cell("") : Cell(rate(job, device, false)), megabytes};
-      row.push_back(against.vendor ? Cell(rate(job, *against.vendor)) : Cell(""));
-      const auto peer = torch.find(key);
-      row.push_back(peer != torch.end() ? Cell(peer->second.first) : Cell(""));
-      row.push_back(peer != torch.end() ? Cell(peer->second.second * 1e-6) : Cell(""));
-      s.rows.push_back(std::move(row));
-    } catch (const tg::Error& e) {
-      s.fail(what + ", batch " + std::to_string(job.batch) + ": " + e.what());
+      row.emplace_back(rate(job, device));
+      const double megabytes = static_cast<double>(tg::device_bytes(device).peak) * 1e-6;
+      row.push_back(job.train ? Cell("") : Cell(rate(job, device, false)));
+      row.emplace_back(megabytes);
+      if (against.vendor) row.emplace_back(rate(job, *against.vendor));
+    } catch (const std::exception& e) {
+      if (!no_memory(e)) s.fail(keys.back() + ": " + e.what());
+      row.push_back(std::string("not measured: ") + e.what());
     }
+    row.resize(s.columns.size(), "");
+    s.rows.push_back(std::move(row));
+    keep(s);
   }
+  tg::trim_memory();
+  std::string no_torch;
+  const Peers torch = peers(no_torch);
+  for (std::size_t i = 0; i < keys.size(); ++i)
+    if (const auto peer = torch.find(keys[i]); peer != torch.end())
+      s.rows[i][7] = peer->second.first, s.rows[i][8] = peer->second.second * 1e-6;
   tg::set_precision(tg::Precision::fp32);
   if (s.note.empty())
     s.note = std::to_string(s.rows.size()) + " rows" + (against.vendor ? "" : "; the vendor's skipped: " + against.no_vendor) +

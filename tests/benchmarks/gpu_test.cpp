@@ -39,22 +39,22 @@ TEST_F(GpuEvidence, WithoutAGpuOneSentenceAnd77) {
 
 TEST_F(GpuEvidence, EverySectionRunsOnSimtAndIsKept) {
   if (!tomograd::kernels::simt_kernels()) GTEST_SKIP() << "this machine cannot run simt (AVX2 and FMA)";
-  program("sanitizer", "echo \"$@\" >> calls.txt\nshift 4\nexec \"$@\"");
+  program("sanitizer", "echo \"$@\" >> calls.txt\nshift 6\nexec \"$@\"");
   program("python", "echo row resnet20 fp32 infer 1 123.5 5000000; echo row resnet20 bf16 train 1 61 7000000");
   const std::string start = "gpu_evidence --device simt --quick --out out --sanitizer ./sanitizer --python ./python --source ";
   const Outcome o = run(start + "abc");
   ASSERT_EQ(o.code, 0) << o;
   const json::Json all = evidence();
   const json::Json& sections = *all.find("sections");
-  EXPECT_EQ(sections.keys, (std::vector<std::string>{"conformance", "jit", "same bits", "training", "memcheck", "racecheck", "initcheck",
-                                                     "synccheck", "peaks", "resnet18", "resnet50", "networks"}));
+  EXPECT_EQ(sections.keys, (std::vector<std::string>{"conformance", "same bits", "training", "memcheck", "peaks", "networks", "resnet18",
+                                                     "resnet50", "racecheck", "initcheck", "synccheck", "jit"}));
   for (std::size_t i = 0; i < sections.keys.size(); ++i)
     EXPECT_EQ(sections.items[i].find("verdict")->text, "passed") << sections.keys[i] << ": " << sections.items[i].find("note")->text;
   EXPECT_EQ(sections.find("peaks")->find("rows")->items.size(), 4u);
   for (const json::Json& row : sections.find("peaks")->find("rows")->items) EXPECT_GT(row.items[1].value, 0);
   EXPECT_EQ(sections.find("resnet18")->find("rows")->items.size(), 6u + 9) << "the picture's gradient is left out";
   EXPECT_NE(sections.find("resnet18")->find("note")->text.find("vendor's skipped: no plugin"), std::string::npos);
-  EXPECT_EQ(sections.find("networks")->find("rows")->items[0].items[6].value, 123.5) << "PyTorch's";
+  EXPECT_EQ(sections.find("networks")->find("rows")->items[0].items[7].value, 123.5) << "PyTorch's";
   const std::string calls = tomograd::read_file(folder / "calls.txt");
   for (const char* tool : {"memcheck", "racecheck", "initcheck", "synccheck"})
     EXPECT_NE(calls.find("--tool " + std::string(tool) + " --error-exitcode"), std::string::npos) << calls;
@@ -99,6 +99,21 @@ TEST_F(GpuEvidence, WhatFailsIsToldAndTriedAgain) {
   const Outcome absent = run(start + "./absent");
   EXPECT_EQ(absent.code, 0) << absent;
   EXPECT_TRUE(absent.says("racecheck    skipped") && absent.says("./absent is not here")) << absent;
+  // A process that dies, and one that hangs, end their section alone; what they said is kept.
+  program("sanitizer", "echo all is lost; kill -SEGV $$");
+  const Outcome dies = run(start + "./sanitizer");
+  EXPECT_EQ(dies.code, 1) << dies;
+  EXPECT_TRUE(dies.says("exit status 139, see racecheck.log")) << dies;
+  EXPECT_EQ(tomograd::read_file(folder / "out/racecheck.log").substr(0, 12), "all is lost\n");
+  program("sanitizer", "shift 6; \"$@\" > /dev/null; sleep 100");
+  const Outcome hangs = run(start + "./sanitizer --minutes 0.2");
+  EXPECT_EQ(hangs.code, 1) << hangs;
+  EXPECT_TRUE(hangs.says("cases, the worst at") && hangs.says("; not done in ")) << hangs;
+  const Outcome late = run(start + "./sanitizer --minutes 0.01");
+  EXPECT_EQ(late.code, 1) << late;
+  EXPECT_TRUE(late.says("no time was left: call again")) << late;
+  EXPECT_NE(evidence().find("sections")->find("racecheck")->find("note")->text.find("not done in "), std::string::npos) << "it stays";
+  EXPECT_EQ(run(start + "./absent --minutes soon").code, 1);
   // Evidence that is none is written anew.
   tomograd::write_file(folder / "out/evidence.json", "{");
   EXPECT_EQ(run(start + "./absent").code, 0);
