@@ -279,7 +279,8 @@ inline tg_conv_algorithm conv2d_choose(const tg_conv_desc* d, tg_conv_pass pass)
   return conv::algorithm(asked, pass);
 }
 
-inline int64_t conv2d_packed_bytes(const tg_conv_desc* d) noexcept {
+inline int64_t conv2d_packed_bytes(const tg_conv_desc* d) noexcept {  // 0 for what will be refused
+  if (!conv::supported(*d, kTgConvForward)) return 0;
   const tg_conv_algorithm a = conv::algorithm(*d, kTgConvForward);
   const int64_t floats = a == kTgConvDirect     ? d->r * d->s * d->c
                          : conv::is_winograd(a) ? winograd::Sizes(winograd::forward(*d), winograd::tile_of(a)).packed_floats(d->k)
@@ -308,6 +309,7 @@ inline int64_t conv_workspace(tg_op op, const void* desc, int32_t workers) noexc
   if (op == kTgOpMatmul) return matmul_workspace(static_cast<const tg_matmul_desc*>(desc));
   const tg_conv_desc& d = *static_cast<const tg_conv_desc*>(desc);
   const tg_conv_pass pass = op == kTgOpConv2dGradData ? kTgConvGradData : op == kTgOpConv2dGradFilter ? kTgConvGradFilter : kTgConvForward;
+  if (!conv::supported(d, pass)) return 0;
   const tg_conv_algorithm a = conv::algorithm(d, pass);
   int64_t floats = 0;
   if (conv::is_winograd(a)) {

@@ -46,6 +46,8 @@ TEST_F(Benchmarks, StridedLayersAreCheckedToo) {
   const auto json = tomograd::weights::detail::parse_json(o.out, "conv_layer");
   EXPECT_GE(json.find("rows")->items.size(), 3u);
   for (const auto& row : json.find("rows")->items) EXPECT_LT(row.find("error")->value, 1e-5) << row.find("pass")->text;
+  for (const char* far : {"1,1,1,1,1,1,1,65536,0", "2,3,3,1,1,3,3,65536,2"})  // for what cannot serve no memory is asked
+    EXPECT_EQ(run("conv_layer " + std::string(far) + " --json --seconds 0.01").code, 0) << far;
 }
 
 TEST_F(Benchmarks, AbsurdLayersCostASentence) {

@@ -239,6 +239,17 @@ TEST(Conv2d, ChooseNeverAnswersAuto) {
   }
 }
 
+// A winograd of such strides would be sized by their square.
+TEST(Conv2d, WhatCannotServeAsksForNoMemory) {
+  for (const Table& table : tables_under_test()) {
+    if (!table.same_bits_as_cpu) continue;
+    const tg_conv_desc d = Conv{"", 1, 9, 9, 8, 8, 3, 3, 65536, 65536}.describe(kTgFloat32, kTgConvWinograd);
+    EXPECT_EQ(table.kernels->conv2d_packed_bytes(&d), 0) << table.kernels->name;
+    for (const tg_op op : {kTgOpConv2d, kTgOpConv2dWithMoments, kTgOpConv2dGradData, kTgOpConv2dGradFilter})
+      EXPECT_EQ(table.kernels->workspace(op, &d, 2), 0) << table.kernels->name;
+  }
+}
+
 // The rule looks at shapes alone, so it is the same on every instruction set; what it says of ResNet's layers is the README's table.
 TEST(Conv2d, ChoosesWinogradByShape) {
   const auto layer = [](int64_t n, int64_t size, int64_t channels, int64_t stride = 1) {

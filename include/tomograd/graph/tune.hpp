@@ -60,7 +60,6 @@ class Tuning {
     const std::string key = key_of(device, d);
     if (const auto pinned = chosen_.find(key); pinned != chosen_.end()) {
       if (is_winograd(pinned->second) && !allowed.winograd) return rule;
-      if (!may_serve(pinned->second, d)) refuse(std::string(algorithm_name(pinned->second)) + " cannot serve " + key);
       d.algorithm = pinned->second;
       if (seconds(device, d, w, 0) < 0) refuse(std::string(algorithm_name(d.algorithm)) + " cannot serve " + key);
       ++pinned_;
@@ -72,7 +71,7 @@ class Tuning {
     tg_conv_algorithm best = rule;
     double least = 0.95 * usual;
     for (const tg_conv_algorithm a : {kTgConvImplicitGemm, kTgConvWinograd, kTgConvWinograd2, kTgConvWinograd5}) {
-      if (a == rule || !may_serve(a, d)) continue;
+      if (a == rule) continue;
       d.algorithm = a;
       if (const double s = seconds(device, d, w, kRuns); s >= 0 && s < least) least = s, best = a;
     }
@@ -103,8 +102,6 @@ class Tuning {
     fail("tuning: " + file_.string() + ": " + why, "delete the file, and the next plan measures anew");
   }
   static bool is_winograd(tg_conv_algorithm a) { return a == kTgConvWinograd || a == kTgConvWinograd2 || a == kTgConvWinograd5; }
-  /// Asked first: for other filters the transformed ones would be sized, which takes 25 times their memory.
-  static bool may_serve(tg_conv_algorithm a, const tg_conv_desc& d) { return !is_winograd(a) || (d.r == d.s && d.r > 1 && d.groups == 1); }
   static tg_conv_algorithm algorithm_named(std::string_view name) {
     for (const tg_conv_algorithm a :
          {kTgConvImplicitGemm, kTgConvDirect, kTgConvWinograd, kTgConvWinograd2, kTgConvWinograd5, kTgConvTf32, kTgConvBf16})
