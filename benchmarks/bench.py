@@ -470,6 +470,8 @@ def bench_compare(o):
     if machine["isa"] != was["isa"]:
         raise Failed(f"the base was measured with {was['isa']}, this is {machine['isa']}: shares of the peak do not compare "
                      "(TOMOGRAD_ISA sets it)")
+    if base["machine"].get("cpu") != machine["cpu"]:
+        say(f"note: the base is of another CPU, {base['machine'].get('cpu')}: shares of the peak may differ for that alone")
     now = run_works(o, works, {}, machine)
 
     def change_of(work, row):
