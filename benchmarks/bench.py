@@ -629,7 +629,7 @@ def main():
         print(f"bench: {e}", file=sys.stderr)
         return 1
     except OSError as e:
-        print(f"bench: {e.filename}: {e.strerror}", file=sys.stderr)
+        print("bench: " + ": ".join(str(x) for x in (e.filename, e.strerror) if x), file=sys.stderr)
         return 1
     except subprocess.CalledProcessError as e:
         print(f"bench: {pathlib.Path(e.cmd[0]).name} failed", file=sys.stderr)
