@@ -208,6 +208,8 @@ void copies(tg_dtype dtype, const char* name) {
     with("nchw to nhwc", {2, 5, 6, 65}, {1950, 6, 1, 30}, {1950, 390, 65, 1}, 3900, 0, 3900, 0, accumulate);
     with("flip", {4, 33}, {33, -1}, {33, 1}, 132, 32, 132, 0, accumulate);
     with("pad", {2, 3, 17}, {51, 17, 1}, {140, 20, 1}, 102, 0, 280, 22, accumulate);
+    with("into rows of 49", {3, 48}, {48, 1}, {49, 1}, 144, 0, 147, 0, accumulate);  // 16 bytes at once would not be aligned in the second
+    with("out of rows of 49", {3, 48}, {49, 1}, {48, 1}, 147, 0, 144, 0, accumulate);
     with("slice by two", {5, 8}, {32, 2}, {8, 1}, 160, 1, 40, 0, accumulate);
     with("broadcast", {6, 19}, {0, 1}, {19, 1}, 19, 0, 114, 0, accumulate);
     with("six axes", {2, 2, 3, 2, 3, 2}, {72, 36, 1, 18, 6, 3}, {72, 36, 12, 6, 2, 1}, 144, 0, 144, 0, accumulate);

@@ -90,6 +90,27 @@ TEST(CrossEntropy, Options) {
   }
 }
 
+/// On a device nobody has looked at the labels before.
+TEST(CrossEntropy, LabelsOutsideTheClassesAreNotRead) {
+  for (const Table& table : tables_under_test()) {
+    if (!table.kernels->allocate) continue;
+    CaseRun<float> run(table.kernels, 1);
+    const tg_cross_entropy_desc d{4, 3, 0.1, -100, kTgNone, kTgFloat32};
+    auto &x = run.input(normal(12, 1)), &w = run.input(uniform(3, 2, 0.5, 2)), &loss = run.output(4), &dx = run.output(12);
+    auto& dloss = run.input(normal(4, 3));
+    auto& labels = run.array(std::vector<int64_t>{-1, 2, int64_t(1) << 60, 3});  // before all logits, beyond them
+    run.workspace(kTgOpCrossEntropy, &d);
+    run.call(table.kernels->cross_entropy, &d, x, labels, w, loss);
+    run.call(table.kernels->cross_entropy_grad, &d, x, labels, w, dloss, dx);
+    const Outcome outcome = run.finish();
+    EXPECT_EQ(outcome.complaint, "") << table.kernels->name;
+    for (const std::size_t row : {0, 1, 2, 3}) {
+      EXPECT_EQ(std::isnan(outcome.outputs[0].values[row]), row != 1) << table.kernels->name << ", row " << row;
+      EXPECT_EQ(std::isnan(outcome.outputs[1].values[row * 3]), row != 1) << table.kernels->name << ", row " << row;
+    }
+  }
+}
+
 TEST(Bce, Options) {
   for (const auto& [rows, cols] : kRowShapes) {
     if (rows == 0) continue;

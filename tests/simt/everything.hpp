@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include "kernels.hpp"
@@ -15,7 +16,10 @@ namespace tomograd_test {
 /// Runs entries on host memory, with the scratch they ask for, and collects what they write.
 class Everything {
  public:
-  Everything(const tg_kernels& table, std::uint64_t seed, int workers = 1) : k_(table), seed_(seed), context_(workers) {}
+  static constexpr int kOperands = 7;
+  /// misaligned: every seventh array, from that one on, does not begin at 16 bytes but at a number.
+  Everything(const tg_kernels& table, std::uint64_t seed, int workers = 1, int misaligned = -1)
+      : k_(table), seed_(seed), misaligned_(misaligned), context_(workers) {}
 
   /// All outputs one after the other; empty if a launch failed, see error().
   std::vector<float> run() {
@@ -34,10 +38,23 @@ class Everything {
   const std::string& error() const { return error_; }
 
  private:
-  using Floats = std::vector<float>;
+  class Floats {
+   public:
+    Floats(std::vector<float> values, bool misaligned) : values_(std::move(values)), begin_(misaligned ? 1 : 0) {
+      values_.insert(values_.begin(), begin_, NAN);
+    }
+    float* data() { return values_.data() + begin_; }
+    float* begin() { return data(); }
+    float* end() { return values_.data() + values_.size(); }
 
-  Floats in(std::int64_t count) { return numbers<float>(count, seed_ * 1000 + ++made_); }
-  static Floats out(std::int64_t count) { return Floats(static_cast<std::size_t>(count), -77.0f); }
+   private:
+    std::vector<float> values_;
+    std::size_t begin_;
+  };
+
+  Floats array(std::vector<float> values) { return {std::move(values), arrays_++ % kOperands == misaligned_}; }
+  Floats in(std::int64_t count) { return array(numbers<float>(count, seed_ * 1000 + ++made_)); }
+  Floats out(std::int64_t count) { return array(std::vector<float>(static_cast<std::size_t>(count), -77.0f)); }
   /// entry(&desc, args…, &ctx), scratch for op included; what y holds afterwards is collected.
   template <class Entry, class Desc, class... Args>
   void call(const Entry& entry, const Desc& d, Floats& y, Args... args) {
@@ -47,10 +64,11 @@ class Everything {
   void call_with(int op, const Entry& entry, const Desc& d, Floats& y, Args... args) {
     tg_ctx ctx = *context_.get();
     const std::int64_t bytes = op < 0 ? 0 : k_.workspace(static_cast<tg_op>(op), &d, ctx.workers);
-    Floats scratch(static_cast<std::size_t>(bytes / 4 + 16), NAN);
+    std::vector<float> scratch(static_cast<std::size_t>(bytes / 4 + 16), NAN);
     ctx.workspace = scratch.data() + (64 - reinterpret_cast<std::uintptr_t>(scratch.data()) % 64) / 4 % 16;
     ctx.workspace_bytes = bytes;
-    if (entry(&d, args..., &ctx) != kTgOk && error_.empty()) error_ = k_.last_error();
+    const tg_status status = entry(&d, args..., &ctx);
+    if (status != kTgOk && error_.empty()) error_ = status == kTgUnsupported ? "not supported" : k_.last_error();
     all_.insert(all_.end(), y.begin(), y.end());
   }
 
@@ -190,6 +208,7 @@ class Everything {
   }
 
   void peaks() {
+    misaligned_ = -1;  // refused
     for (const tg_peak what : {kTgPeakFma, kTgPeakTf32, kTgPeakBf16, kTgPeakCopy}) {
       auto from = in(what == kTgPeakCopy ? 8192 : 2), to = out(what == kTgPeakCopy ? 8192 : 512);
       call(k_.peak, tg_peak_desc{what, 2, 1}, to, from.data(), to.data());
@@ -198,8 +217,9 @@ class Everything {
 
   const tg_kernels& k_;
   std::uint64_t seed_, made_ = 0;
+  int misaligned_, arrays_ = 0;
   TestContext context_;
-  Floats all_;
+  std::vector<float> all_;
   std::string error_;
 };
 

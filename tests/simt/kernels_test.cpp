@@ -379,6 +379,39 @@ TEST(SimtKernels, EverythingInEveryOrder) {
   });
 }
 
+/// A GPU cannot load 16 bytes from elsewhere: each operand in turn makes a kernel take numbers one by one.
+TEST(SimtKernels, MemoryMayBeginAtAnyNumber) {
+  const auto aligned = run_everything();
+  for (int operand = 0; operand < Everything::kOperands; ++operand) {
+    Everything one(table(), 1, 1, operand);
+    const auto got = one.run();
+    ASSERT_EQ(got.size(), aligned.size()) << "operand " << operand << ": " << one.error();
+    for (std::size_t i = 0; i < got.size(); ++i)
+      ASSERT_NEAR(got[i], aligned[i], 1e-4f * (1 + std::fabs(aligned[i]))) << "operand " << operand << ", number " << i;
+  }
+}
+
+/// Sums are cut into chunks by what one picture has, so its bits are the same in a batch of one and of many.
+TEST(SimtKernels, APicturesSumsDoNotDependOnItsBatch) {
+  const std::int64_t most = 80, terms = 2048, c = 32;
+  const auto x = numbers<float>(most * terms * c, 5);
+  const auto sums = [&](std::int64_t pictures) {
+    tg_reduce_desc d{};
+    d.dims = 3, d.scale = 1;
+    d.size[0] = pictures, d.size[1] = terms, d.size[2] = c, d.reduced[1] = 1;
+    std::vector<float> y(static_cast<std::size_t>(pictures * c)),
+        scratch(static_cast<std::size_t>(table().workspace(kTgOpReduce, &d, 1) / 4 + 4));
+    const TestContext context(1);
+    tg_ctx ctx = *context.get();
+    ctx.workspace = scratch.data(), ctx.workspace_bytes = static_cast<std::int64_t>(scratch.size() * 4);
+    EXPECT_EQ(table().reduce(&d, x.data(), y.data(), &ctx), kTgOk) << table().last_error();
+    return y;
+  };
+  auto many = sums(most);
+  many.resize(static_cast<std::size_t>(c));
+  EXPECT_TRUE(same_bits(many, sums(1)));
+}
+
 /// Lines of kernels/cuda/*.cuh that hold the word, comments and the port itself left out: (file, line number) -> the line.
 std::map<std::pair<std::string, int>, std::string> lines_of_kernels(const std::string& word) {
   std::map<std::pair<std::string, int>, std::string> found;
