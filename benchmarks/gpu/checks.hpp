@@ -31,6 +31,15 @@ inline tg::Tensor repeated(const tg::Tensor& one, const tg::Shape& shape) {
   return all;
 }
 
+/// Normal numbers that come again after the 65521st: while the host draws millions, the device waits.
+inline tg::Tensor quick_normal(const tg::Shape& shape, double scale, std::uint64_t stream) {
+  constexpr std::int64_t kDrawn = 65521;
+  tg::Tensor all = tg::empty(shape), drawn = tg::empty({std::min(shape.count(), kDrawn)});
+  tg::nn::fill_normal(drawn, scale, tg::Random(7, stream));
+  for (std::int64_t i = 0; i < all.count(); ++i) all.data<float>()[i] = drawn.data<float>()[i % kDrawn];
+  return all;
+}
+
 /// A convolution with numbers of its own on a device; one pass of it.
 struct Convolution {
   tg_conv_desc d{};
@@ -43,16 +52,13 @@ struct Convolution {
       : d(desc), pass(p), device(where) {
     d.algorithm = algorithm;
     const auto filled = [&](const tg::Shape& shape, std::uint64_t stream, double scale) {
-      const bool all = shape.count() <= 1 << 20;  // pictures of their own, where values are looked at in earnest
-      tg::Tensor some = tg::empty(all ? shape : shape.with(0, 1));
-      tg::nn::fill_normal(some, scale, tg::Random(7, stream));
+      const bool all = shape.count() <= 1 << 16;  // pictures of their own, where values matter; more is for speeds alone
+      const tg::Tensor some = quick_normal(all ? shape : shape.with(0, 1), scale, stream);
       return all ? some.to(device) : repeated(some.to(device), shape);
     };
     x = filled({d.n, d.h, d.w, d.c}, 1, 1);
     y = filled({d.n, d.p, d.q, d.k}, 3, 1);
-    w = tg::empty({d.k, d.r, d.s, d.c / d.groups});
-    tg::nn::fill_normal(w, 1 / std::sqrt(static_cast<double>(d.r * d.s * (d.c / d.groups))), tg::Random(7, 2));
-    w = w.to(device);
+    w = quick_normal({d.k, d.r, d.s, d.c / d.groups}, 1 / std::sqrt(static_cast<double>(d.r * d.s * (d.c / d.groups))), 2).to(device);
     const tg_kernels& k = device.kernels();
     const tg_op op = pass == kTgConvForward ? kTgOpConv2d : pass == kTgConvGradData ? kTgOpConv2dGradData : kTgOpConv2dGradFilter;
     scratch = std::make_shared<tg::detail::Storage>(k.workspace ? k.workspace(op, &d, tg::num_threads()) : 0, device);
