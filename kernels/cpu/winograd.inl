@@ -230,8 +230,10 @@ struct Job {
   float* mean;  // per row of tiles and channel, or NULL
   float* m2;
   float* scratch;
-  int64_t row_jobs = 0, cols = 0, col_jobs = 0;                                                     // the partition, see split()
-  TG_FORCEINLINE int64_t first_row(int64_t i) const noexcept { return sizes.rows * i / row_jobs; }  // of job i; sizes differ by one
+  int64_t row_jobs = 0, cols = 0, col_jobs = 0;  // the partition, see split()
+
+  // Of row job i; jobs differ by one row at most.
+  TG_FORCEINLINE int64_t first_row(int64_t i) const noexcept { return sizes.rows * i / row_jobs; }
 };
 
 // The cheapest partition by a small model in cycles per worker. Has no influence on results.
