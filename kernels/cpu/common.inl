@@ -41,3 +41,26 @@ inline float sum_array(const float* x, int64_t n) noexcept {
   for_lanes16(n, [&](int64_t u, int64_t i, auto tail) TG_LAMBDA { acc.part[u] = acc.part[u] + V::load(x + i, tail); });
   return sum(acc);
 }
+
+// to[j*to_stride + i] = from[i*from_stride + j], i < rows, j < cols. In squares of whole cache lines: where strides are powers of two, only
+// few lines of a column stay in a cache.
+inline void transpose(const float* from, int64_t from_stride, int64_t rows, int64_t cols, float* to, int64_t to_stride) noexcept {
+  constexpr int64_t kSquare = 16, kStep = 8;
+  for (int64_t i0 = 0; i0 < rows; i0 += kSquare) {
+    const int64_t i1 = min(rows, i0 + kSquare);
+    for (int64_t j0 = 0; j0 < cols; j0 += kSquare) {
+      const int64_t j1 = min(cols, j0 + kSquare);
+      for (int64_t i = i0; i < i1; i += kStep) {
+        for (int64_t j = j0; j < j1; j += kStep) {
+          if (i + kStep <= i1 && j + kStep <= j1) {
+            transpose_8x8(from + i * from_stride + j, from_stride, to + j * to_stride + i, to_stride);
+            continue;
+          }
+          for (int64_t jj = j; jj < min(j1, j + kStep); ++jj) {
+            for (int64_t ii = i; ii < min(i1, i + kStep); ++ii) to[jj * to_stride + ii] = from[ii * from_stride + jj];
+          }
+        }
+      }
+    }
+  }
+}

@@ -47,9 +47,14 @@ inline bool is_transpose(const CopyShape& s) noexcept {
   return false;
 }
 
-// Calls row(src offset, dst offset, n) for runs along the innermost dimension.
+// A piece of two dimensions: m rows of n elements, at offsets src and dst; rows lie src_mid and dst_mid apart.
+struct CopyTile {
+  int64_t src, dst, m, n, src_mid, dst_mid;
+};
+
+// Calls f(CopyTile) for every piece; n runs along the innermost dimension.
 template <class F>
-inline void walk_copy(CopyShape s, const tg_ctx* ctx, const F& row) noexcept {
+inline void walk_copy(CopyShape s, const tg_ctx* ctx, const F& f) noexcept {
   const int32_t last = s.dims - 1, mid = s.dims - 2;
   int64_t tile_mid = 1, tile_inner = kBlockElements;
   if (is_transpose(s)) {
@@ -80,7 +85,7 @@ inline void walk_copy(CopyShape s, const tg_ctx* ctx, const F& row) noexcept {
         src += rest % s.size[i] * s.src[i], dst += rest % s.size[i] * s.dst[i], rest /= s.size[i];
       }
       const int64_t n = min(s.size[last] - i0, tile_inner), m1 = min(s.size[mid] - m0, tile_mid);
-      for (int64_t m = 0; m < m1; ++m) row(src + m * s.src[mid], dst + m * s.dst[mid], n);
+      f(CopyTile{src, dst, m1, n, s.src[mid], s.dst[mid]});
     }
   });
 }
@@ -90,15 +95,20 @@ inline void copy_strided(const CopyShape& s, const void* src_, void* dst_, const
   const T* src = static_cast<const T*>(src_);
   T* dst = static_cast<T*>(dst_);
   const int64_t ss = s.src[s.dims - 1], ds = s.dst[s.dims - 1];
-  walk_copy(s, ctx, [=](int64_t from, int64_t to, int64_t n) {
-    const T* p = src + from;
-    T* q = dst + to;
-    if (ss == 1 && ds == 1) {
-      std::memcpy(q, p, static_cast<size_t>(n) * sizeof(T));
-    } else if (ds == 1) {
-      for (int64_t i = 0; i < n; ++i) q[i] = p[i * ss];
-    } else {
-      for (int64_t i = 0; i < n; ++i) q[i * ds] = p[i * ss];
+  walk_copy(s, ctx, [=](const CopyTile& t) {
+    const T* p = src + t.src;
+    T* q = dst + t.dst;
+    if constexpr (std::is_same_v<T, float>) {
+      if (t.src_mid == 1 && ds == 1) return transpose(p, ss, t.n, t.m, q, t.dst_mid);
+    }
+    for (int64_t m = 0; m < t.m; ++m, p += t.src_mid, q += t.dst_mid) {
+      if (ss == 1 && ds == 1) {
+        std::memcpy(q, p, static_cast<size_t>(t.n) * sizeof(T));
+      } else if (ds == 1) {
+        for (int64_t i = 0; i < t.n; ++i) q[i] = p[i * ss];
+      } else {
+        for (int64_t i = 0; i < t.n; ++i) q[i * ds] = p[i * ss];
+      }
     }
   });
 }
@@ -108,16 +118,18 @@ inline void add_strided(const CopyShape& s, const void* src_, void* dst_, const 
   const T* src = static_cast<const T*>(src_);
   T* dst = static_cast<T*>(dst_);
   const int64_t ss = s.src[s.dims - 1], ds = s.dst[s.dims - 1];
-  walk_copy(s, ctx, [=](int64_t from, int64_t to, int64_t n) {
-    const T* p = src + from;
-    T* q = dst + to;
-    if constexpr (sizeof(T) == sizeof(float)) {
-      if (ss == 1 && ds == 1) {
-        for_lanes(n, [&](int64_t i, auto tail) TG_LAMBDA { (V::load(q + i, tail) + V::load(p + i, tail)).store(q + i, tail); });
-        return;
+  walk_copy(s, ctx, [=](const CopyTile& t) {
+    const T* p = src + t.src;
+    T* q = dst + t.dst;
+    for (int64_t m = 0; m < t.m; ++m, p += t.src_mid, q += t.dst_mid) {
+      if constexpr (std::is_same_v<T, float>) {
+        if (ss == 1 && ds == 1) {
+          for_lanes(t.n, [&](int64_t i, auto tail) TG_LAMBDA { (V::load(q + i, tail) + V::load(p + i, tail)).store(q + i, tail); });
+          continue;
+        }
       }
+      for (int64_t i = 0; i < t.n; ++i) q[i * ds] += p[i * ss];
     }
-    for (int64_t i = 0; i < n; ++i) q[i * ds] += p[i * ss];
   });
 }
 

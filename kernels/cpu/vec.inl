@@ -294,6 +294,30 @@ TG_FORCEINLINE void prefetch(const void* p) noexcept {
 #endif
 }
 
+// to[j*to_stride + i] = from[i*from_stride + j] for 8 x 8 numbers. Eight lanes suffice: it is memory that costs.
+#if TG_ISA_AVX512 || TG_ISA_AVX2
+TG_FORCEINLINE void transpose_8x8(const float* from, int64_t from_stride, float* to, int64_t to_stride) noexcept {
+  __m256 x[8], y[8];
+  TG_UNROLL for (int64_t i = 0; i < 8; ++i) x[i] = _mm256_loadu_ps(from + i * from_stride);
+  // Three times: rows i and i + 4 interleaved become rows 2i and 2i + 1.
+  TG_UNROLL for (int round = 0; round < 3; ++round) {
+    TG_UNROLL for (int i = 0; i < 4; ++i) {
+      const __m256 low = _mm256_unpacklo_ps(x[i], x[i + 4]), high = _mm256_unpackhi_ps(x[i], x[i + 4]);
+      y[2 * i] = _mm256_permute2f128_ps(low, high, 0x20);
+      y[2 * i + 1] = _mm256_permute2f128_ps(low, high, 0x31);
+    }
+    TG_UNROLL for (int i = 0; i < 8; ++i) x[i] = y[i];
+  }
+  TG_UNROLL for (int64_t i = 0; i < 8; ++i) _mm256_storeu_ps(to + i * to_stride, x[i]);
+}
+#else
+TG_FORCEINLINE void transpose_8x8(const float* from, int64_t from_stride, float* to, int64_t to_stride) noexcept {
+  for (int64_t i = 0; i < 8; ++i) {
+    for (int64_t j = 0; j < 8; ++j) to[j * to_stride + i] = from[i * from_stride + j];
+  }
+}
+#endif
+
 // ---- elementary functions: the same operations in the same order everywhere ---------------------------------------------------------
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
