@@ -3,7 +3,7 @@
 //
 // The core of convolution and matmul: C (m,n) = A (m,k) B (k,n), float32, one micro-kernel.   2 m n k flops; see README.md here.
 //   B       packed as panels of kNr columns: panel[k][kNr], zero-padded (pack_rows, pack_columns)
-//   A       copied tile by tile into the first-level cache: row-major [kMr][kRowStride] or, where A is stored transposed, [k][kColStride]
+//   A       copied tile by tile into the first-level cache, [kMr][kRowStride]; or read where it lies, [k][a_step] (gradient of a filter)
 //   blocks  k in steps of kKc. A tile of C is loaded, its chains of fma continue, and it is stored again: each element of C is ONE ordered
 //           chain over k, so no blocking, thread count or instruction set changes a bit.
 
@@ -20,11 +20,11 @@ constexpr int64_t kNr = kNv * kLanes;
 constexpr int64_t kKc = 288;              // A tile: 14 x 288 floats = 16 KiB; panel of B: 36 KiB, streamed from L2; 576 = 2 x 288
 constexpr int64_t kRowStride = kKc + 16;  // not a power of two: rows fall into different sets of L1
 constexpr int64_t kColStride = 16;
-constexpr int64_t kTileFloats = kMr * kRowStride > kKc* kColStride ? kMr* kRowStride : kKc* kColStride;
-constexpr int64_t kChunk = 84;              // rows of one unit of statistics; a multiple of every kMr
-constexpr int64_t kMaxCols = 512;           // columns of one job: kKc x kMaxCols of B are 512 KiB of L2
-constexpr int64_t kCachedFloats = 1 << 17;  // what B, or a block of C, may take of L2: 512 KiB
-constexpr int64_t kSmall = 1 << 16;         // multiply-adds below which waking a second worker costs more than it brings
+constexpr int64_t kChunk = 84;                        // rows of one unit of statistics; a multiple of every kMr
+constexpr int64_t kMaxCols = 512;                     // columns of one job: kKc x kMaxCols of B are 512 KiB of L2
+constexpr int64_t kCachedFloats = 1 << 17;            // what B, or a block of C, may take of L2: 512 KiB
+constexpr int64_t kSmall = 1 << 16;                   // multiply-adds below which waking a second worker costs more than it brings
+constexpr int64_t kStepsPerFetch = kNr > 16 ? 1 : 2;  // of the micro-kernel: two lines are fetched ahead in 12 to 14 cycles, not more
 
 TG_FORCEINLINE int64_t least(int64_t a, int64_t b) noexcept { return a < b ? a : b; }
 TG_FORCEINLINE int64_t most(int64_t a, int64_t b) noexcept { return a > b ? a : b; }
@@ -44,7 +44,7 @@ struct TileArgs {
   int64_t rows, cols;        // what is there of the tile: <= kMr, <= kNr
   bool resume;               // continue the chains in C
   const Epilogue* epilogue;  // NULL while reduction blocks are still to come; its pointers stand at the tile's first column
-  const char* ahead[2];      // memory wanted next: every step prefetches ahead[i] + step * ahead_bytes[i]
+  const char* ahead[2];      // memory wanted next: the i-th kStepsPerFetch steps prefetch ahead[j] + i * ahead_bytes[j]
   int64_t ahead_bytes[2];
   int64_t a_step = kColStride, b_step = kNr;  // of a transposed A and the B beside it: floats from one step to the next
 };
@@ -96,18 +96,25 @@ inline void tile(int64_t steps, const float* a, const float* b, const TileArgs& 
   }
   const int64_t a_row = kTransposed ? 1 : kRowStride, a_step = kTransposed ? t.a_step : 1, b_step = kTransposed ? t.b_step : kNr;
   const char *soon = t.ahead[0], *also = t.ahead[1];
-  for (int64_t s = 0; s < steps; ++s, a += a_step, b += b_step) {
-    prefetch_near(soon);
-    prefetch_near(also);
-    soon += t.ahead_bytes[0];
-    also += t.ahead_bytes[1];
+  const auto step = [&]() TG_LAMBDA {
     V column[kNv];
     TG_UNROLL for (int64_t v = 0; v < kNv; ++v) column[v] = V::load(b + v * kLanes);
     TG_UNROLL for (int64_t i = 0; i < kRows; ++i) {
       const V row = V::all(a[i * a_row]);
       TG_UNROLL for (int64_t v = 0; v < kNv; ++v) acc[i][v] = fma(row, column[v], acc[i][v]);
     }
+    a += a_step;
+    b += b_step;
+  };
+  int64_t s = 0;
+  for (; s + kStepsPerFetch <= steps; s += kStepsPerFetch) {
+    prefetch_near(soon);
+    prefetch_near(also);
+    soon += t.ahead_bytes[0];
+    also += t.ahead_bytes[1];
+    TG_UNROLL for (int64_t i = 0; i < kStepsPerFetch; ++i) step();
   }
+  if (s < steps) step();
   if (t.epilogue) {
     if (t.epilogue->bias) {
       TG_UNROLL for (int64_t v = 0; v < kNv; ++v) {
@@ -167,16 +174,8 @@ inline void pack_rows(const float* from, int64_t row_stride, int64_t k, int64_t 
 }
 // The same from a transposed matrix: to[kk][j] = from[j*col_stride + kk].
 inline void pack_columns(const float* from, int64_t col_stride, int64_t k, int64_t cols, float* to) noexcept {
-  constexpr int64_t kBlock = 16;  // one line of each column
-  for (int64_t k0 = 0; k0 < k; k0 += kBlock) {
-    const int64_t k1 = least(k, k0 + kBlock);
-    for (int64_t j = 0; j < cols; ++j) {
-      for (int64_t kk = k0; kk < k1; ++kk) to[kk * kNr + j] = from[j * col_stride + kk];
-    }
-    for (int64_t kk = k0; kk < k1; ++kk) {
-      for (int64_t j = cols; j < kNr; ++j) to[kk * kNr + j] = 0.0f;
-    }
-  }
+  transpose(from, col_stride, cols, k, to, kNr);
+  for (int64_t kk = 0; cols < kNr && kk < k; ++kk) zero_floats(to + kk * kNr + cols, kNr - cols);
 }
 
 // A walk over the cells (n, i, j) of a grid, row by row.
@@ -272,17 +271,25 @@ struct Ahead {
   const char* start = nullptr;
   int64_t lines = 0, bytes = 0, stride = 0, calls = 1;
 
-  // Into stream 0 or 1, 64 bytes per step at most; into both (2), 128.
+  // Into stream 0 or 1, 64 bytes per fetch at most; into both (2), 128.
   TG_FORCEINLINE void of(int64_t call, int64_t steps, TileArgs& args, int stream = 2) const noexcept {
     const int64_t all = lines * bytes, at = call * all / calls;
     if (all == 0 || steps == 0) return;
     const char* from = start + at / bytes * stride + at % bytes;
-    const int64_t step = least(stream == 2 ? 128 : 64, blocks_of(least(blocks_of(all, calls), bytes - at % bytes), steps));
+    const int64_t fetches = blocks_of(steps, kStepsPerFetch);
+    const int64_t step = least(stream == 2 ? 128 : 64, blocks_of(least(blocks_of(all, calls), bytes - at % bytes), fetches));
     if (stream != 1) args.ahead[0] = from, args.ahead_bytes[0] = step;
     if (stream != 0) args.ahead[1] = from + (stream == 2 ? 64 : 0), args.ahead_bytes[1] = step;
   }
 };
 TG_FORCEINLINE const char* bytes_at(const float* base, int64_t index) noexcept { return reinterpret_cast<const char*>(base) + index * 4; }
+
+// kNr floats per step, `stride` bytes from one step to the next.
+TG_FORCEINLINE void fetch_rows(const char* from, int64_t stride, TileArgs& args) noexcept {
+  args.ahead[0] = from;
+  args.ahead[1] = from + (kStepsPerFetch == 1 ? 64 : stride);
+  args.ahead_bytes[0] = args.ahead_bytes[1] = kStepsPerFetch * stride;
+}
 
 // The next tile's rows of C or of the residual, `cols` wide, where rows are `pitch` floats apart.
 TG_FORCEINLINE Ahead next_rows(const float* from, int64_t pitch, int64_t cols, int64_t calls) noexcept {
@@ -329,10 +336,8 @@ inline void chunk_moments(const float* c, int64_t rows, int64_t pitch, int64_t c
 // C = A B for `batch` independent products (groups of a convolution, a stack of matrices) that share sizes.
 struct Product {
   int64_t batch, m, n, k;
-  bool transposed;
-  Patches patches;  // A where it is not transposed; batch item g reads image + g*a_batch
-  const float* a;   // A where it is: (k, m), rows lda apart
-  int64_t lda, a_batch;
+  Patches patches;  // A; batch item g reads image + g*a_batch
+  int64_t a_batch;
   const float* panels;  // [batch][panel][k][kNr]
   float* c;
   Cells cells;
@@ -374,9 +379,8 @@ inline void split(Product& p, int32_t workers) noexcept {
 }
 
 // Rows [m0, m1) and columns [n0, n1) of batch item g. m0 and n0 are multiples of kMr (of kChunk where statistics are wanted) and kNr.
-template <bool kTransposed>
 inline void block(const Product& p, int64_t g, int64_t m0, int64_t m1, int64_t n0, int64_t n1) noexcept {
-  alignas(64) float a[kTileFloats];
+  alignas(64) float a[kMr * kRowStride];
   int64_t offset[kMr];
   Patches patches = p.patches;
   patches.image += g * p.a_batch;
@@ -395,17 +399,10 @@ inline void block(const Product& p, int64_t g, int64_t m0, int64_t m1, int64_t n
       for (int64_t m = pass0; m < pass1; m += kMr) {
         const int64_t rows = least(kMr, pass1 - m);
         for (int64_t i = 0; i < rows; ++i, cell.next()) offset[i] = p.cells.offset(cell);
-        if constexpr (kTransposed) {
-          const float* from = p.a + g * p.a_batch + m;
-          for (int64_t s = k0; s < k1; ++s) {
-            for (int64_t i = 0; i < kMr; i += kLanes) load_c(from + s * p.lda + i, rows - i).store(a + (s - k0) * kColStride + i);
-          }
-        } else {
-          gather(patches, m, rows, k0, k1, a, kRowStride);
-          const int64_t used = rows > kMr / 2 ? kMr : kMr / 2;
-          for (int64_t i = rows; i < used; ++i) zero_floats(a + i * kRowStride, k1 - k0);
-        }
-        const Ahead ahead = kTransposed ? Ahead{} : next_tile(patches, m + kMr, k0, k1, pass == kMr, pass == kMr ? all_calls : panel_calls);
+        gather(patches, m, rows, k0, k1, a, kRowStride);
+        const int64_t used = rows > kMr / 2 ? kMr : kMr / 2;
+        for (int64_t i = rows; i < used; ++i) zero_floats(a + i * kRowStride, k1 - k0);
+        const Ahead ahead = next_tile(patches, m + kMr, k0, k1, pass == kMr, pass == kMr ? all_calls : panel_calls);
         Ahead next_c, next_residual;  // calls take turns
         if (last && p.cells.grid_w == 1) {
           const int64_t at = offset[0] + n0, residual = g * p.c_batch + at;
@@ -420,14 +417,12 @@ inline void block(const Product& p, int64_t g, int64_t m0, int64_t m1, int64_t n
           TileArgs args{c + n, offset, rows, least(kNr, n1 - n), k0 > 0, last ? &epilogue : nullptr, {here, here}, {}};
           const int64_t call = (n - n0) / kNr;
           if (m == m0 || (pass != kMr && m == pass0)) {  // the first rows draw the next panel of B into the cache
-            const char* next = bytes_at(panels, n + kNr < n1 ? (n + kNr) * p.k + k0 * kNr : n0 * p.k + k1 * kNr);
-            args.ahead[0] = next, args.ahead[1] = next + 64;
-            args.ahead_bytes[0] = args.ahead_bytes[1] = kNr * 4;
+            fetch_rows(bytes_at(panels, n + kNr < n1 ? (n + kNr) * p.k + k0 * kNr : n0 * p.k + k1 * kNr), kNr * 4, args);
           } else {
             ahead.of(pass == kMr ? k0 / most(1, kc) * panel_calls + call : call, k1 - k0, args, 0);
             (call % 2 == 0 ? next_c : next_residual).of(call / 2, k1 - k0, args, 1);
           }
-          any_tile<kTransposed>(k1 - k0, a, panels + n * p.k + k0 * kNr, args);
+          any_tile<false>(k1 - k0, a, panels + n * p.k + k0 * kNr, args);
         }
         const int64_t end = m + rows;
         if (last && p.mean && (end % kChunk == 0 || end == p.m)) {
@@ -451,20 +446,18 @@ inline void run(Product& p, const tg_ctx* ctx) noexcept {
         const int64_t m0 = index % q.row_blocks * q.rows_per_block, n0 = index / q.row_blocks % q.col_blocks * q.cols_per_block;
         const int64_t m1 = least(q.m, m0 + q.rows_per_block), n1 = least(q.n, n0 + q.cols_per_block);
         const int64_t g = index / (q.row_blocks * q.col_blocks);
-        if (q.transposed) {
-          block<true>(q, g, m0, m1, n0, n1);
-        } else {
-          block<false>(q, g, m0, m1, n0, n1);
-        }
+        block(q, g, m0, m1, n0, n1);
       },
       &p);
 }
 
 }  // namespace gemm
 
-// c (m,n) = op(a) op(b), `batch` times.   workspace: op(b) in panels
+// c (m,n) = op(a) op(b), `batch` times.   workspace: op(b) in panels, and op(a) in rows where a is stored transposed
+inline int64_t row_pitch(int64_t k) noexcept { return k % 256 == 0 ? k + 16 : k; }  // see kRowStride
 inline int64_t matmul_workspace(const tg_matmul_desc* d) noexcept {
-  return d->batch * d->k * gemm::padded(d->n) * static_cast<int64_t>(sizeof(float));
+  const int64_t panels = d->batch * d->k * gemm::padded(d->n), rows = d->trans_a ? d->batch * d->m * row_pitch(d->k) : 0;
+  return (panels + rows) * static_cast<int64_t>(sizeof(float));
 }
 inline tg_status matmul(const tg_matmul_desc* d, const void* a, const void* b, void* c, const tg_ctx* ctx) noexcept {
   using namespace gemm;
@@ -501,11 +494,17 @@ inline tg_status matmul(const tg_matmul_desc* d, const void* a, const void* b, v
   p.m = d->m;
   p.n = d->n;
   p.k = d->k;
-  p.transposed = d->trans_a != 0;
-  p.a = static_cast<const float*>(a);
-  p.lda = d->m;
-  p.a_batch = d->m * d->k;
-  p.patches = {p.a, 1, 1, d->k, d->k, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1};
+  const auto* rows = static_cast<const float*>(a);
+  int64_t pitch = d->k;
+  if (d->trans_a) {  // into rows, once
+    float* const to = pack.panels + d->batch * padded(d->n) * d->k;
+    pitch = row_pitch(d->k);
+    const tg_copy_desc transpose{3, {d->batch, d->m, d->k}, {d->m * d->k, 1, d->m}, {d->m * pitch, pitch, 1}, 0, kTgFloat32};
+    copy(&transpose, a, to, ctx);
+    rows = to;
+  }
+  p.a_batch = d->m * pitch;
+  p.patches = {rows, 1, 1, pitch, d->k, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1};
   p.patches.merge();
   p.panels = pack.panels;
   p.c = static_cast<float*>(c);

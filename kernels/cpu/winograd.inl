@@ -356,9 +356,7 @@ struct Soon {
   TG_FORCEINLINE bool of(int64_t call, int64_t steps, gemm::TileArgs& args) const noexcept {
     const int64_t i = call % 3, at = call / 3 * steps;
     if (at >= pieces[i]) return false;
-    args.ahead[0] = gemm::bytes_at(start[i], at * stride[i]);
-    args.ahead[1] = args.ahead[0] + 64;
-    args.ahead_bytes[0] = args.ahead_bytes[1] = stride[i] * 4;
+    gemm::fetch_rows(gemm::bytes_at(start[i], at * stride[i]), stride[i] * 4, args);
     return true;
   }
 };

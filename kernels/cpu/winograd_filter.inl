@@ -223,7 +223,7 @@ inline void grad_filter_job(const FilterGrad& g, int64_t index, float* scratch) 
                                     tile0 > 0,
                                     nullptr,
                                     {gemm::bytes_at(a, g.u_stride), gemm::bytes_at(b, g.v_stride)},
-                                    {kColStride * 4, kNr * 4}};
+                                    {gemm::kStepsPerFetch * kColStride * 4, gemm::kStepsPerFetch * kNr * 4}};
           gemm::any_tile<true>(tile1 - tile0, a, b, args);
         }
         if (tile1 == g.tiles) sums_to_filter<kTile>(g, k_panel * kMr, c_panel * kNr, m);
