@@ -43,7 +43,10 @@ void run(benchmark::State& state, const tg::Plan& plan, double passes, F call) {
   }
   state.counters["images/s"] = static_cast<double>(plan.max_batch()) / seconds;
   state.counters["GFLOP/s"] = std::round(flops / seconds * 1e-9);
-  if (bench::machine().peak > 0) state.counters["%peak"] = std::round(1000 * flops / seconds / bench::machine().peak) / 10;
+  if (bench::machine().peak > 0) {
+    state.counters["%peak"] = std::round(1000 * flops / seconds / bench::machine().peak) / 10;
+    state.counters["%now"] = std::round(1000 * flops / seconds / bench::measure_fma(0.01).mean) / 10;
+  }
   state.counters["%roof"] = std::round(1000 * least / seconds) / 10;
   state.SetLabel(std::to_string(std::lround(100 * compute / least)) + " % of the roof is compute");
 }

@@ -62,12 +62,13 @@ struct Context : tg_ctx {
 };
 
 /// Float32 FLOP/s of all threads at once.
-inline double measure_peak() {
-  std::vector<double> each(static_cast<std::size_t>(tg::num_threads()));
-  tg::parallel_for(tg::num_threads(),
-                   [&](std::int64_t block, std::int32_t) { each[static_cast<std::size_t>(block)] = tg::kernels::fma_peak(table().name); });
-  double sum = 0;
-  for (const double p : each) sum += p;
+inline tg::kernels::FmaRate measure_fma(double seconds = 0.05) {
+  std::vector<tg::kernels::FmaRate> each(static_cast<std::size_t>(tg::num_threads()));
+  tg::parallel_for(tg::num_threads(), [&](std::int64_t block, std::int32_t) {
+    each[static_cast<std::size_t>(block)] = tg::kernels::fma_rate(table().name, seconds);
+  });
+  tg::kernels::FmaRate sum;
+  for (const auto& rate : each) sum.best += rate.best, sum.mean += rate.mean;
   return sum;
 }
 
@@ -92,7 +93,7 @@ inline double measure_bandwidth() {
 struct Machine {
   std::string cpu = tg::kernels::cpu_name(), isa = table().name;
   int threads = tg::num_threads();
-  double peak = measure_peak(), bandwidth = measure_bandwidth();
+  double peak = measure_fma().best, bandwidth = measure_bandwidth();
 
   std::string str() const {
     char text[256];
@@ -167,12 +168,15 @@ inline const Machine& machine() {
   static const Machine m;
   return m;
 }
-/// Rates, and percent of what the roofline allows; the label says which of the two bounds it.
+/// Rates, and percent of what the roofline allows; the label says which of the two bounds it. %now: of the FMA rate just after.
 inline void report(benchmark::State& state, const Work& work, double seconds) {
   const auto rounded = [](double x) { return std::round(10 * x) / 10; };
   if (work.flops > 0) state.counters["GFLOP/s"] = rounded(work.flops / seconds * 1e-9);
   state.counters["GB/s"] = rounded(work.bytes / seconds * 1e-9);
-  if (work.flops > 0 && machine().peak > 0) state.counters["%peak"] = rounded(100 * work.flops / seconds / machine().peak);
+  if (work.flops > 0 && machine().peak > 0) {
+    state.counters["%peak"] = rounded(100 * work.flops / seconds / machine().peak);
+    state.counters["%now"] = rounded(100 * work.flops / seconds / measure_fma(0.01).mean);
+  }
   state.counters["%roof"] = rounded(100 * work.least_seconds(machine()) / seconds);
   state.SetLabel(work.bound(machine()));
 }

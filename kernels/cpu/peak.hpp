@@ -5,6 +5,7 @@
 // results as a share of it, since machines differ (and a 512-bit unit may be one or two).
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <cstring>
@@ -57,27 +58,35 @@ TG_PEAK(peak_avx2, "avx2,fma", __m256, 12, _mm256_set1_ps, _mm256_fmadd_ps, _mm2
 
 }  // namespace detail
 
-/// Floating-point operations per second (two per fused multiply-add) of the calling thread's core with the instruction set of a table's
-/// name ("cpu-avx512", "cpu-avx2"); 0 for others. Takes some 50 ms.
-inline double fma_peak(const char* table_name) {
-  double best = 0;
+/// Floating-point operations per second, two per fused multiply-add, of the calling thread's core.
+struct FmaRate {
+  double best = 0;  // of a fraction of a millisecond
+  double mean = 0;  // less where something else runs on the core meanwhile, be it unseen, in another virtual machine
+};
+
+/// With the instruction set of a table's name ("cpu-avx512", "cpu-avx2"); 0 for others. Takes `seconds`.
+inline FmaRate fma_rate(const char* table_name, double seconds = 0.05) {
+  FmaRate rate;
 #if defined(__x86_64__)
   const bool wide = std::strcmp(table_name, "cpu-avx512") == 0;
-  if (!wide && std::strcmp(table_name, "cpu-avx2") != 0) return 0;
+  if (!wide && std::strcmp(table_name, "cpu-avx2") != 0) return rate;
   volatile float sink = 1.0f;
+  const double flops = 2.0 * detail::kPeakSteps * (wide ? 16 * 16 : 12 * 8);
   const auto begin = std::chrono::steady_clock::now();
-  for (auto now = begin; now - begin < std::chrono::milliseconds(50);) {
-    const auto start = now;
+  double done = 0, elapsed = 0;
+  while (elapsed < seconds) {
+    const auto start = std::chrono::steady_clock::now();
     sink = wide ? detail::peak_avx512(sink) : detail::peak_avx2(sink);
-    now = std::chrono::steady_clock::now();
-    const double flops = 2.0 * detail::kPeakSteps * (wide ? 16 * 16 : 12 * 8);
-    const double rate = flops / std::chrono::duration<double>(now - start).count();
-    if (rate > best) best = rate;
+    const auto end = std::chrono::steady_clock::now();
+    rate.best = std::max(rate.best, flops / std::chrono::duration<double>(end - start).count());
+    done += flops;
+    elapsed = std::chrono::duration<double>(end - begin).count();
   }
+  rate.mean = done / elapsed;
 #else
-  (void)table_name;
+  (void)table_name, (void)seconds;
 #endif
-  return best;
+  return rate;
 }
 
 }  // namespace tomograd::inline TOMOGRAD_ABI::kernels
