@@ -243,11 +243,10 @@ inline void grad_filter_block(const FilterJob& job, int64_t index, float* panels
       for (int64_t s = 0; cols < kNr && s < pixels; ++s) zero_floats(panel + s * kNr + cols, kNr - cols);
     }
     const int64_t calls = blocks_of(blocks_of(row1 - row0, kMr) * blocks_of(col1 - col0, kNr), 2);
-    const Ahead next_dy{bytes_at(dy, (m0 + pixels) * job.pitch + row0), 1, pixels * job.pitch * 4, 0, calls};
-    Ahead next_x = next_tile(x, m0 + pixels, 0, 0, true, calls);
-    next_x.lines = 1;
-    next_x.bytes = pixels * x.step_h * x.step_w * x.pitch * 4;
-    int64_t call = 0;
+    const char* const x_from = next_tile(x, m0 + pixels, 0, 0, true, calls, pixels).from;
+    Ahead next_dy(bytes_at(dy, (m0 + pixels) * job.pitch + row0), 1, pixels * job.pitch * 4, 0, calls, pixels);
+    Ahead next_x(x_from, 1, pixels * x.step_h * x.step_w * x.pitch * 4, 0, calls, pixels);
+    bool turn = false;
     for (int64_t k = row0; k < row1; k += kMr) {
       const int64_t rows = least(kMr, row1 - k);
       const float* const rows_of_dy = dy + m0 * job.pitch + k;
@@ -257,9 +256,9 @@ inline void grad_filter_block(const FilterJob& job, int64_t index, float* panels
       int64_t offset[kMr];
       for (int64_t i = 0; i < rows; ++i) offset[i] = (k + i) * columns;
       panel = panels;
-      for (int64_t n = col0; n < col1; n += kNr, panel += kKc * kNr, ++call) {
+      for (int64_t n = col0; n < col1; n += kNr, panel += kKc * kNr, turn = !turn) {
         TileArgs args{dfilter + n, offset, rows, least(kNr, col1 - n), m0 > 0, nullptr, {bytes_at(a, 0), bytes_at(a, 0)}, {0, 0}};
-        (call % 2 == 0 ? next_dy : next_x).of(call / 2, pixels, args);
+        (turn ? next_x : next_dy).next(args);
         const bool x_in_place = x.plain && n + kNr <= col1;
         if (rows == kMr) args.a_step = job.pitch;
         if (x_in_place) args.b_step = x.pitch;

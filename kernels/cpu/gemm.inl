@@ -266,23 +266,36 @@ inline void gather(const Patches& p, int64_t m0, int64_t rows, int64_t k0, int64
   }
 }
 
-// Memory that is wanted next: `lines` pieces of `bytes`, `stride` bytes apart, spread over `calls` calls of the micro-kernel.
-struct Ahead {
-  const char* start = nullptr;
-  int64_t lines = 0, bytes = 0, stride = 0, calls = 1;
+TG_FORCEINLINE const char* bytes_at(const float* base, int64_t index) noexcept { return reinterpret_cast<const char*>(base) + index * 4; }
 
+// Memory that is wanted next: `lines` pieces of `bytes`, `stride` bytes apart, spread over `calls` calls of the micro-kernel of `steps`
+// each. It walks without dividing: a tile of 64 steps takes 400 cycles.
+struct Ahead {
+  const char* from = nullptr;
+  int64_t share = 0, left = 0, bytes = 0, gap = 0;  // of a call; of this piece, of a piece, between pieces
+  int64_t fetches = 1, step = 0, most_step = 0;     // of a call; bytes of one
+  int stream = 0;
+
+  Ahead() = default;
   // Into stream 0 or 1, 64 bytes per fetch at most; into both (2), 128.
-  TG_FORCEINLINE void of(int64_t call, int64_t steps, TileArgs& args, int stream = 2) const noexcept {
-    const int64_t all = lines * bytes, at = call * all / calls;
-    if (all == 0 || steps == 0) return;
-    const char* from = start + at / bytes * stride + at % bytes;
-    const int64_t fetches = blocks_of(steps, kStepsPerFetch);
-    const int64_t step = least(stream == 2 ? 128 : 64, blocks_of(least(blocks_of(all, calls), bytes - at % bytes), fetches));
-    if (stream != 1) args.ahead[0] = from, args.ahead_bytes[0] = step;
-    if (stream != 0) args.ahead[1] = from + (stream == 2 ? 64 : 0), args.ahead_bytes[1] = step;
+  TG_FORCEINLINE Ahead(const char* start, int64_t lines, int64_t bytes_, int64_t stride, int64_t calls, int64_t steps,
+                       int stream_ = 2) noexcept
+      : from(start), left(bytes_), bytes(bytes_), gap(stride - bytes_), stream(stream_) {
+    if (lines * bytes <= 0 || calls <= 0 || steps <= 0) return;
+    share = blocks_of(lines * bytes, calls);
+    fetches = blocks_of(steps, kStepsPerFetch);
+    most_step = stream == 2 ? 128 : 64;
+    step = least(most_step, blocks_of(share, fetches));
+  }
+  TG_FORCEINLINE void next(TileArgs& args) noexcept {
+    if (share == 0) return;
+    const int64_t by = left >= share ? step : least(most_step, blocks_of(left, fetches));
+    if (stream != 1) args.ahead[0] = from, args.ahead_bytes[0] = by;
+    if (stream != 0) args.ahead[1] = from + (stream == 2 ? 64 : 0), args.ahead_bytes[1] = by;
+    from += share;
+    for (left -= share; left <= 0; left += bytes) from += gap;
   }
 };
-TG_FORCEINLINE const char* bytes_at(const float* base, int64_t index) noexcept { return reinterpret_cast<const char*>(base) + index * 4; }
 
 // kNr floats per step, `stride` bytes from one step to the next.
 TG_FORCEINLINE void fetch_rows(const char* from, int64_t stride, TileArgs& args) noexcept {
@@ -291,21 +304,27 @@ TG_FORCEINLINE void fetch_rows(const char* from, int64_t stride, TileArgs& args)
   args.ahead_bytes[0] = args.ahead_bytes[1] = kStepsPerFetch * stride;
 }
 
-// The next tile's rows of C or of the residual, `cols` wide, where rows are `pitch` floats apart.
-TG_FORCEINLINE Ahead next_rows(const float* from, int64_t pitch, int64_t cols, int64_t calls) noexcept {
-  if (cols == pitch) return {bytes_at(from, kMr * pitch), 1, kMr * pitch * 4, 0, calls};
-  return {bytes_at(from, kMr * pitch), kMr, cols * 4, pitch * 4, calls};
+// The next tile's rows of C or of the residual, `cols` wide, where rows are `pitch` floats apart. Into stream 1.
+TG_FORCEINLINE Ahead next_rows(const float* from, int64_t pitch, int64_t cols, int64_t calls, int64_t steps) noexcept {
+  const char* const start = bytes_at(from, kMr * pitch);
+  return cols == pitch ? Ahead(start, 1, kMr * pitch * 4, 0, calls, steps, 1) : Ahead(start, kMr, cols * 4, pitch * 4, calls, steps, 1);
 }
 
-// What gather() will read for the tile at row m: all columns, or columns [k0, k1).
-TG_FORCEINLINE Ahead next_tile(const Patches& p, int64_t m, int64_t k0, int64_t k1, bool all, int64_t calls) noexcept {
-  if (p.plain && all) return {bytes_at(p.image, m * p.pitch), 1, kMr * p.pitch * 4, 0, calls};
-  if (p.plain) return {bytes_at(p.image, m * p.pitch + k0), kMr, (k1 - k0) * 4, p.pitch * 4, calls};
+// What gather() will read for the tile at row m: all columns, or columns [k0, k1). Into stream 0.
+TG_FORCEINLINE Ahead next_tile(const Patches& p, int64_t m, int64_t k0, int64_t k1, bool all, int64_t calls, int64_t steps) noexcept {
+  if (p.plain && all) return {bytes_at(p.image, m * p.pitch), 1, kMr * p.pitch * 4, 0, calls, steps, 0};
+  if (p.plain) return {bytes_at(p.image, m * p.pitch + k0), kMr, (k1 - k0) * 4, p.pitch * 4, calls, steps, 0};
   if (!all) return {};
   const Walk cell(m, p.grid_h, p.grid_w);
   const int64_t h = cell.i * p.step_h + p.first_h, w = cell.j * p.step_w + p.first_w;
   const int64_t reach = (kMr - 1) * p.step_w + (p.taps - 1) * p.next_w + 1;
-  return {bytes_at(p.image, ((cell.n * p.h + h) * p.w + w) * p.pitch), p.lines, reach * p.pitch * 4, p.next_h * p.w * p.pitch * 4, calls};
+  return {bytes_at(p.image, ((cell.n * p.h + h) * p.w + w) * p.pitch),
+          p.lines,
+          reach * p.pitch * 4,
+          p.next_h * p.w * p.pitch * 4,
+          calls,
+          steps,
+          0};
 }
 
 // Where row m of C lies: the cell's pixel (i*step_h + first_h, j*step_w + first_w) of an image (N, h, w, pitch).
@@ -390,24 +409,31 @@ inline void block(const Product& p, int64_t g, int64_t m0, int64_t m1, int64_t n
   const int64_t pass = p.k * (n1 - n0) <= kCachedFloats ? kMr : m1 - m0;
   const int64_t kc = blocks_of(blocks_of(p.k, most(1, blocks_of(p.k, kKc))), 8) * 8;  // equal blocks
   const int64_t panel_calls = blocks_of(n1 - n0, kNr), all_calls = panel_calls * blocks_of(p.k, most(1, kc));
+  Walk first(m0, p.cells.grid_h, p.cells.grid_w);
   for (int64_t pass0 = m0; pass0 < m1; pass0 += pass) {
     const int64_t pass1 = least(m1, pass0 + pass);
+    Walk cell = first;
+    Ahead ahead;
     for (int64_t k0 = 0;;) {
       const int64_t k1 = least(p.k, k0 + kc);
       const bool last = k1 == p.k;
-      Walk cell(pass0, p.cells.grid_h, p.cells.grid_w);
+      cell = first;
       for (int64_t m = pass0; m < pass1; m += kMr) {
         const int64_t rows = least(kMr, pass1 - m);
         for (int64_t i = 0; i < rows; ++i, cell.next()) offset[i] = p.cells.offset(cell);
         gather(patches, m, rows, k0, k1, a, kRowStride);
         const int64_t used = rows > kMr / 2 ? kMr : kMr / 2;
         for (int64_t i = rows; i < used; ++i) zero_floats(a + i * kRowStride, k1 - k0);
-        const Ahead ahead = next_tile(patches, m + kMr, k0, k1, pass == kMr, pass == kMr ? all_calls : panel_calls);
+        if (pass != kMr) {
+          ahead = next_tile(patches, m + kMr, k0, k1, false, panel_calls, k1 - k0);
+        } else if (k0 == 0) {
+          ahead = next_tile(patches, m + kMr, 0, p.k, true, all_calls, kc);
+        }
         Ahead next_c, next_residual;  // calls take turns
         if (last && p.cells.grid_w == 1) {
-          const int64_t at = offset[0] + n0, residual = g * p.c_batch + at;
-          if (k0 == 0) next_c = next_rows(c + at, p.cells.pitch, n1 - n0, blocks_of(panel_calls, 2));
-          if (p.epilogue.residual) next_residual = next_rows(p.epilogue.residual + residual, p.cells.pitch, n1 - n0, panel_calls / 2);
+          const int64_t at = offset[0] + n0, residual = g * p.c_batch + at, pitch = p.cells.pitch;
+          if (k0 == 0) next_c = next_rows(c + at, pitch, n1 - n0, blocks_of(panel_calls, 2), k1);
+          if (p.epilogue.residual) next_residual = next_rows(p.epilogue.residual + residual, pitch, n1 - n0, panel_calls / 2, k1 - k0);
         }
         for (int64_t n = n0; n < n1; n += kNr) {
           Epilogue epilogue = p.epilogue;
@@ -415,12 +441,11 @@ inline void block(const Product& p, int64_t g, int64_t m0, int64_t m1, int64_t n
           if (epilogue.residual) epilogue.residual += g * p.c_batch + n;
           const char* const here = bytes_at(a, 0);
           TileArgs args{c + n, offset, rows, least(kNr, n1 - n), k0 > 0, last ? &epilogue : nullptr, {here, here}, {}};
-          const int64_t call = (n - n0) / kNr;
           if (m == m0 || (pass != kMr && m == pass0)) {  // the first rows draw the next panel of B into the cache
             fetch_rows(bytes_at(panels, n + kNr < n1 ? (n + kNr) * p.k + k0 * kNr : n0 * p.k + k1 * kNr), kNr * 4, args);
           } else {
-            ahead.of(pass == kMr ? k0 / most(1, kc) * panel_calls + call : call, k1 - k0, args, 0);
-            (call % 2 == 0 ? next_c : next_residual).of(call / 2, k1 - k0, args, 1);
+            ahead.next(args);
+            ((n - n0) / kNr % 2 == 0 ? next_c : next_residual).next(args);
           }
           any_tile<false>(k1 - k0, a, panels + n * p.k + k0 * kNr, args);
         }
@@ -433,6 +458,7 @@ inline void block(const Product& p, int64_t g, int64_t m0, int64_t m1, int64_t n
       if (last) break;
       k0 = k1;
     }
+    first = cell;
   }
 }
 

@@ -353,11 +353,10 @@ inline void input_to_v(const Job& job, int64_t row0, int64_t row1, const float* 
 struct Soon {
   const float* start[3];
   int64_t stride[3], pieces[3];
-  TG_FORCEINLINE bool of(int64_t call, int64_t steps, gemm::TileArgs& args) const noexcept {
+  TG_FORCEINLINE void instead(int64_t call, int64_t steps, gemm::TileArgs& args) const noexcept {
     const int64_t i = call % 3, at = call / 3 * steps;
-    if (at >= pieces[i]) return false;
+    if (at >= pieces[i]) return;
     gemm::fetch_rows(gemm::bytes_at(start[i], at * stride[i]), stride[i] * 4, args);
-    return true;
   }
 };
 
@@ -377,11 +376,12 @@ inline void multiply(const Job& job, int64_t tiles, const float* v, const float*
         ++together;
       const int64_t steps = together > 1 ? together * s.width : least(s.width, s.channels - i % s.blocks * s.width);
       const float* a = v + s.in_v(first);
-      const gemm::Ahead filter{gemm::bytes_at(panel, steps * kNr), 1, steps * kNr * 4, 0, groups};
+      gemm::Ahead filter(gemm::bytes_at(panel, steps * kNr), 1, steps * kNr * 4, 0, groups, steps);
       for (int64_t g = 0; g < groups; ++g, ++call) {
         const char* const here = gemm::bytes_at(a, 0);
         gemm::TileArgs args{m + g * kMr * kNr, offset, least(kMr, tiles - g * kMr), kNr, i > 0, nullptr, {here, here}, {}};
-        if (!soon.of(call, steps, args)) filter.of(g, steps, args);
+        filter.next(args);
+        soon.instead(call, steps, args);
         gemm::any_tile<false>(steps, a + g * kMr * kRowStride, panel, args);
       }
       panel += steps * kNr;
