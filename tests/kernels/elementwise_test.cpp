@@ -208,6 +208,8 @@ void copies(tg_dtype dtype, const char* name) {
     with("nchw to nhwc", {2, 5, 6, 65}, {1950, 6, 1, 30}, {1950, 390, 65, 1}, 3900, 0, 3900, 0, accumulate);
     with("transpose, strides of 2^n", {40, 70}, {1, 64}, {128, 1}, 4456, 0, 5062, 0, accumulate);
     with("transpose, last row first", {40, 70}, {1, -64}, {128, 1}, 4456, 4416, 5062, 0, accumulate);
+    with("transpose, last column first", {40, 70}, {-1, 64}, {128, 1}, 4456, 39, 5062, 0, accumulate);
+    with("transpose, into every second", {40, 70}, {1, 64}, {200, 2}, 4456, 0, 7939, 0, accumulate);
     with("flip", {4, 33}, {33, -1}, {33, 1}, 132, 32, 132, 0, accumulate);
     with("pad", {2, 3, 17}, {51, 17, 1}, {140, 20, 1}, 102, 0, 280, 22, accumulate);
     with("into rows of 49", {3, 48}, {48, 1}, {49, 1}, 144, 0, 147, 0, accumulate);  // 16 bytes at once would not be aligned in the second
