@@ -17,13 +17,13 @@ constexpr int64_t kMr = 6, kNv = 2;  // 12 + 2 + 1 of 16
 constexpr int64_t kMr = 4, kNv = 4;
 #endif
 constexpr int64_t kNr = kNv * kLanes;
-constexpr int64_t kKc = 288;              // A tile: 14 x 288 floats = 16 KiB; panel of B: 36 KiB, streamed from L2; 576 = 2 x 288
-constexpr int64_t kRowStride = kKc + 16;  // not a power of two: rows fall into different sets of L1
-constexpr int64_t kColStride = 16;
-constexpr int64_t kChunk = 84;                        // rows of one unit of statistics; a multiple of every kMr
-constexpr int64_t kMaxCols = 512;                     // columns of one job: kKc x kMaxCols of B are 512 KiB of L2
-constexpr int64_t kCachedFloats = 1 << 17;            // what B, or a block of C, may take of L2: 512 KiB
-constexpr int64_t kSmall = 1 << 16;                   // multiply-adds below which waking a second worker costs more than it brings
+constexpr int64_t kKc = 288;                       // A tile: 14 x 288 floats = 16 KiB; panel of B: 36 KiB, streamed from L2; 576 = 2 x 288
+constexpr int64_t kRowStride = kKc + 16;           // not a power of two: rows fall into different sets of L1
+constexpr int64_t kColStride = kNr > 16 ? 16 : 8;  // kMr in whole vectors
+constexpr int64_t kChunk = 84;                     // rows of one unit of statistics; a multiple of every kMr
+constexpr int64_t kMaxCols = 512;                  // columns of one job: kKc x kMaxCols of B are 512 KiB of L2
+constexpr int64_t kCachedFloats = 1 << 17;         // what B, or a block of C, may take of L2: 512 KiB
+constexpr int64_t kSmall = 1 << 16;                // multiply-adds below which waking a second worker costs more than it brings
 constexpr int64_t kStepsPerFetch = kNr > 16 ? 1 : 2;  // of the micro-kernel: two lines are fetched ahead in 12 to 14 cycles, not more
 
 TG_FORCEINLINE int64_t least(int64_t a, int64_t b) noexcept { return a < b ? a : b; }
